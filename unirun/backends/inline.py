@@ -1,0 +1,50 @@
+"""The inline backend: tasks run in the calling thread, at the call."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import ParamSpec, TypeVar
+
+__all__ = ["InlinePool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InlinePool(Executor):
+    """An executor whose ``submit`` runs the task before it returns.
+
+    Guarantees:
+        A task's exception is on its future, whatever it is. Only ``KeyboardInterrupt`` also leaves ``submit``: here it
+        is the user's own Ctrl-C, which would otherwise wait in a future for somebody to look.
+
+    Does not promise:
+        That tasks overlap: one that waits for a later one waits forever.
+    """
+
+    def __init__(self) -> None:
+        self._shut = False
+        self._lock = threading.Lock()  # guards _shut against a submit of another thread
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            future.set_exception(error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        else:
+            future.set_result(result)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further tasks. There is nothing to wait for or to cancel: what was submitted has run."""
+        with self._lock:
+            self._shut = True
+
+

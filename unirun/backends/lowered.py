@@ -1,0 +1,218 @@
+"""What a lower rung owes a request for processes or threads: the results that the higher one would have given.
+
+In a process pool arguments and results are copies, the initializer runs in the worker and not in the program, and a pool
+whose initializer failed is broken. All of it holds here too, over any executor that runs tasks in this process.
+
+Guarantees:
+    Arguments are pickled at the call, together, by the pickler that process pools use; what a task gets and what its
+    caller gets back are copies, and what cannot be pickled fails with the same error, on the future.
+    The initializer runs once for the pool, before its first task, and no other task runs meanwhile.
+
+Does not promise:
+    To undo what a task does to the modules of the program, to its environment or to its current directory.
+"""
+
+import logging
+import pickle
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["Lowered", "Semantics", "mentions_main"]
+
+Pickled = bytes | memoryview
+
+#: The stdlib's pools report a failed initializer here.
+LOGGER: Final = logging.getLogger("concurrent.futures")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Semantics:
+    """What the request would have got from its own rung.
+
+    Attributes:
+        copy: Arguments and results are copied by pickling.
+        child: The initializer was meant for a child process: it must not change this one's signal handlers.
+        pickled_initargs: The initializer's arguments would have been pickled too (start methods other than fork).
+        broken: The error of a pool whose initializer failed.
+        initializer: The user's initializer, or ``None``.
+        initargs: Its arguments.
+    """
+
+    copy: bool
+    child: bool
+    pickled_initargs: bool
+    broken: type[BrokenExecutor]
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+
+
+class Lowered(Executor):
+    """An executor that serves a request from a lower rung."""
+
+    def __init__(self, inner: Executor, semantics: Semantics) -> None:
+        self._inner = inner
+        self._semantics = semantics
+        self._initialized = semantics.initializer is None
+        self._initializing = False
+        self._broken: str | None = None
+        # Guards the three above, and is held while the initializer runs. Reentrant: an initializer may submit.
+        self._lock = threading.RLock()
+        if semantics.initializer is not None and semantics.copy and semantics.pickled_initargs:
+            self._initialize = _unpickled(dumps((semantics.initializer, semantics.initargs)))
+        else:
+            self._initialize = lambda: (semantics.initializer, semantics.initargs)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self._broken is not None:
+            raise self._semantics.broken(self._broken)
+        if not self._semantics.copy:
+            return self._inner.submit(self._run_shared, fn, args, kwargs)
+        try:
+            payload: Pickled | BaseException = dumps((fn, args, kwargs))
+        except BaseException as error:
+            payload = error.with_traceback(None)
+        return self._inner.submit(self._run_copied, payload)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._inner.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._ensure_initialized()
+        return fn(*args, **kwargs)
+
+    def _run_copied(self, payload: Pickled | BaseException) -> Any:
+        self._ensure_initialized()
+        if isinstance(payload, BaseException):
+            raise payload
+        fn, args, kwargs = self._load(payload, "the task")
+        failed: BaseException | None = None
+        try:
+            result = dumps(fn(*args, **kwargs))
+        except BaseException as error:
+            # Not raised from here: the original, with all of its frames, would hang on as the copy's context.
+            failed = self._copy_error(error)
+        if failed is not None:
+            raise failed
+        return self._load(result, "the result")
+
+    def _copy_error(self, error: BaseException) -> BaseException:
+        text = "".join(traceback.format_exception(error))
+        try:
+            pickled = dumps(error.with_traceback(None))
+        except BaseException as unpicklable:
+            text = "".join(traceback.format_exception(unpicklable))
+            copied: BaseException = unpicklable.with_traceback(None)
+        else:
+            copied = self._load(pickled, "the exception")
+        copied.__cause__ = RemoteTraceback(text)
+        return copied
+
+    def _load(self, pickled: Pickled, what: str) -> Any:
+        """Unpickle; a failure is what ends a worker process or its pool, so it is the pool's error."""
+        try:
+            return pickle.loads(pickled)
+        except BaseException as error:
+            raise self._semantics.broken(f"{what} could not be unpickled: {error!r}") from error
+
+    def _ensure_initialized(self) -> None:
+        if self._initialized:
+            return
+        with self._lock:
+            if self._broken is not None:
+                raise self._semantics.broken(self._broken)
+            if self._initialized or self._initializing:
+                return
+            self._initializing = True
+            try:
+                initializer, initargs = self._initialize()
+                with _signals_untouched() if self._semantics.child else nullcontext():
+                    initializer(*initargs)
+            except BaseException as error:
+                LOGGER.critical("Exception in initializer:", exc_info=True)
+                self._broken = "the initializer failed, the pool is not usable anymore"
+                if isinstance(error, KeyboardInterrupt):
+                    raise  # the user's own, where the task runs inline
+                raise self._semantics.broken(self._broken) from None
+            finally:
+                self._initializing = False
+            self._initialized = True
+
+
+def _unpickled(pickled: Pickled) -> Callable[[], Any]:
+    return lambda: pickle.loads(pickled)
+
+
+def dumps(value: object) -> Pickled:
+    """Pickle as process pools do, with the reducers registered for ``multiprocessing``."""
+    try:
+        from multiprocessing.reduction import ForkingPickler
+    except ImportError:  # no multiprocessing on this Python
+        return pickle.dumps(value)
+    return ForkingPickler.dumps(value)
+
+
+def mentions_main(value: object) -> bool:
+    """Tell whether the pickle of ``value`` refers to ``__main__``; false where it cannot be pickled at all."""
+    try:
+        return b"__main__" in bytes(dumps(value))
+    except Exception:
+        return False  # the pool reports that, on the task's future
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception that was copied, as text: the cause of the copy."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+_initializing: set[int] = set()  # the threads that run an initializer now
+_signal_lock = threading.Lock()  # guards _initializing and the function in its place
+_set_handler: Callable[..., Any] | None = None
+
+
+@contextmanager
+def _signals_untouched() -> Iterator[None]:
+    """Skip calls of ``signal.signal`` in this thread, and only in this one.
+
+    "Ignore SIGINT" is what an initializer does so that Ctrl-C reaches the program and not its workers. In this process it
+    would either fail (signals can only be set in the main thread) or make the program itself deaf. The replaced function
+    is the one below `signal.signal`, so that names imported from `signal` are covered.
+    """
+    import _signal
+
+    global _set_handler
+    me = threading.get_ident()
+    if me in _initializing:  # an initializer that opens a pool of its own
+        yield
+        return
+    with _signal_lock:
+        if not _initializing:
+            _set_handler = _signal.signal
+            _signal.signal = _set_handler_unless_initializing  # type: ignore[assignment]
+        _initializing.add(me)
+    try:
+        yield
+    finally:
+        with _signal_lock:
+            _initializing.discard(me)
+            if not _initializing:
+                _signal.signal = _set_handler  # type: ignore[assignment]
+
+
+def _set_handler_unless_initializing(signalnum: int, handler: Any, /) -> Any:
+    import _signal
+
+    if threading.get_ident() in _initializing:
+        return _signal.getsignal(signalnum)
+    assert _set_handler is not None
+    return _set_handler(signalnum, handler)

@@ -1,0 +1,57 @@
+"""The threads backend: the stdlib's thread pool, which half a start does not stop."""
+
+import concurrent.futures.thread as stdlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from unirun.refusal import Failure, Refused, failure, is_refusal
+
+__all__ = ["GuardedThreadPool", "nothing", "open_threads"]
+
+
+class GuardedThreadPool(stdlib.ThreadPoolExecutor):
+    """The stdlib's pool, plus a guard of its start.
+
+    Guarantees:
+        A thread that cannot be started is an error only while there is none at all. With one alive the stdlib's
+        ``submit`` would raise and yet run the task; here it returns its future.
+    """
+
+    #: Why there are fewer threads than asked for, or None.
+    _short: Failure | None = None
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()  # type: ignore[misc]
+        except RuntimeError as error:
+            if not self._threads or not is_refusal("start", error):
+                raise
+            self._short = failure("threads", "start", error)
+
+    def _start(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """Submit the first task; raise ``Refused`` if no thread can be started, the task then being dropped."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            if self._threads or not is_refusal("start", error):
+                raise
+            # The item is queued, but there is no thread to take it and there will be none.
+            super().shutdown(wait=False, cancel_futures=True)
+            raise Refused("start", error) from None
+
+
+def open_threads(workers: int, prefix: str = "") -> GuardedThreadPool:
+    """Return a pool of which one thread has started.
+
+    Raises:
+        Refused: Not even one thread can be started.
+    """
+    pool = GuardedThreadPool(workers, prefix)
+    # A task of ours, so that what is decided can be said before a task of the user's runs.
+    pool._start(nothing, (), {})
+    return pool
+
+
+def nothing() -> None:
+    """Do nothing: a first task that opens a pool. Importable, so that it travels to any worker."""

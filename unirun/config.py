@@ -1,0 +1,273 @@
+"""Settings: RuntimeConfig, the environment variables that mean the same, and their precedence.
+
+This is the only module that reads ``os.environ``, and it does so when a setting is needed, not at import.
+Precedence, highest first: an argument of the call, the ``RuntimeConfig`` given, the one set by ``configure``,
+the environment, the default.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal
+
+from unirun.errors import ConfigError
+
+__all__ = ["RuntimeConfig", "autopatch_enabled", "compat_mode", "configure", "resolve"]
+
+Flavor = Literal["auto", "processes", "threads", "interpreters", "none"]
+CompatMode = Literal["managed", "passthrough"]
+
+#: What a caller may ask for.
+FLAVORS: Final = ("auto", "processes", "threads", "interpreters", "none")
+#: The backends of this version. `pipes` and `interpreters` will join them.
+BACKENDS: Final = ("processes", "threads", "inline")
+START_METHODS: Final = ("fork", "spawn", "forkserver")
+
+_TRUE: Final = ("1", "true", "yes", "on")
+_FALSE: Final = ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """How unirun chooses and runs a backend. Every field left at ``None`` falls to the next source.
+
+    Args:
+        cpu_bound: The work is CPU-bound. ``flavor="auto"`` then means processes where there is a GIL and threads where
+            there is none. Environment: ``UNIRUN_CPU_BOUND``.
+        io_bound: The work waits for I/O. ``flavor="auto"`` then means threads. Environment: ``UNIRUN_IO_BOUND``.
+        force_process: ``flavor="auto"`` means processes. Environment: ``UNIRUN_FORCE_PROCESS``.
+        force_threads: ``flavor="auto"`` means threads. Environment: ``UNIRUN_FORCE_THREADS``.
+        max_workers: Workers of a pool that is not given a number. Default: the CPUs that this process may really use
+            (affinity and cgroup quota) for ``Run``, the stdlib's own default for the compat classes. Environment:
+            ``UNIRUN_MAX_WORKERS``.
+        start_method: ``"fork"``, ``"spawn"`` or ``"forkserver"`` for worker processes. Default: the running Python's.
+            Environment: ``UNIRUN_START_METHOD``.
+        downgrade: What to do when a lower rung has to serve: ``"warn"`` (default), ``"silent"`` or ``"error"``.
+            Environment: ``UNIRUN_DOWNGRADE``.
+        ladder: Backends to try instead of the flavor's own, best first. Environment: ``UNIRUN_LADDER``, separated
+            by commas.
+        trace: Where each decision is written: ``"stderr"`` (one readable line) or the path of a file to which JSON
+            lines are appended. Environment: ``UNIRUN_TRACE``.
+        isolation: ``"copy"`` (default): where a request for processes ends in threads or inline, arguments and results
+            are copied by pickling, as processes would. ``"share"``: they are passed as they are.
+
+    Raises:
+        ConfigError: A value is not one of those accepted, or two settings contradict each other.
+    """
+
+    cpu_bound: bool | None = None
+    io_bound: bool | None = None
+    force_process: bool | None = None
+    force_threads: bool | None = None
+    max_workers: int | None = None
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None
+    downgrade: Literal["warn", "silent", "error"] | None = None
+    ladder: tuple[str, ...] | None = None
+    trace: str | None = None
+    isolation: Literal["copy", "share"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_bound", "io_bound", "force_process", "force_threads"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, bool):
+                raise ConfigError(name, value, "use True, False or None")
+        check_pairs(self.force_process, self.force_threads, "force_process", "force_threads")
+        check_pairs(self.cpu_bound, self.io_bound, "cpu_bound", "io_bound")
+        if self.max_workers is not None:
+            check_workers("max_workers", self.max_workers)
+        check_choice("start_method", self.start_method, START_METHODS)
+        check_choice("downgrade", self.downgrade, ("warn", "silent", "error"))
+        check_choice("isolation", self.isolation, ("copy", "share"))
+        if self.ladder is not None:
+            # A list is what people write; a frozen value holds a tuple.
+            object.__setattr__(self, "ladder", check_ladder("ladder", self.ladder))
+        if self.trace is not None and (not isinstance(self.trace, str) or not self.trace):
+            raise ConfigError("trace", self.trace, 'use "stderr" or the path of a file')
+
+
+def check_pairs(first: bool | None, second: bool | None, first_name: str, second_name: str) -> None:
+    """Raise ``ConfigError`` if two settings that exclude each other are both on."""
+    if first and second:
+        raise ConfigError(first_name, first, f"it contradicts {second_name}={second!r}; set one of the two")
+
+
+def check_choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` unless ``value`` is ``None`` or one of ``accepted``."""
+    if value is not None and value not in accepted:
+        raise ConfigError(name, value, "use " + ", ".join(map(repr, accepted)))
+
+
+def check_workers(name: str, value: object) -> int:
+    """Return ``value`` if it is a number of workers, else raise ``ConfigError``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(name, value, "use a whole number of workers, at least 1")
+    return value
+
+
+def check_ladder(name: str, value: object) -> tuple[str, ...]:
+    """Return ``value`` as a tuple of backend names, or raise ``ConfigError``."""
+    accepted = "use one or more of " + ", ".join(BACKENDS) + ", each once, best first"
+    if isinstance(value, str) or not isinstance(value, (tuple, list)):
+        raise ConfigError(name, value, accepted)
+    rungs = tuple(value)
+    if not rungs or len(set(rungs)) != len(rungs) or any(rung not in BACKENDS for rung in rungs):
+        raise ConfigError(name, value, accepted)
+    return rungs
+
+
+_DEFAULTS: Final = RuntimeConfig(
+    cpu_bound=False,
+    io_bound=False,
+    force_process=False,
+    force_threads=False,
+    downgrade="warn",
+    isolation="copy",
+)
+_configured = RuntimeConfig()
+
+
+def configure(config: RuntimeConfig | None = None, /, **changes: Any) -> RuntimeConfig:
+    """Set the configuration used by every later request that is not given one, in the whole process.
+
+    Args:
+        config: The new configuration. Without it and without ``changes`` the defaults come back.
+        **changes: Fields of ``RuntimeConfig`` to set, on top of ``config``, or of nothing.
+
+    Returns:
+        The configuration that was in force before, so that it can be set again.
+
+    Raises:
+        ConfigError: A value is not accepted.
+        TypeError: A field does not exist, or ``config`` is not a ``RuntimeConfig``.
+    """
+    global _configured
+    if config is not None and not isinstance(config, RuntimeConfig):
+        raise TypeError(f"configure() takes a RuntimeConfig, not {config!r}")
+    before = _configured
+    _configured = replace(config or RuntimeConfig(), **changes)
+    return before
+
+
+def resolve(config: RuntimeConfig | None = None, *, max_workers: int | None = None) -> RuntimeConfig:
+    """Return the settings in force now: arguments over ``config`` over ``configure`` over environment over default.
+
+    Args:
+        config: The configuration given with the request.
+        max_workers: The number of workers given with the request.
+
+    Raises:
+        ConfigError: A value in the environment is not accepted; names the variable.
+        TypeError: ``config`` is not a ``RuntimeConfig``.
+    """
+    if config is not None and not isinstance(config, RuntimeConfig):
+        raise TypeError(f"config must be a RuntimeConfig, not {config!r}")
+    sources = (*((config,) if config is not None else ()), _configured, _environment(), _DEFAULTS)
+    merged: dict[str, Any] = {}
+    for field in fields(RuntimeConfig):
+        merged[field.name] = next((v for s in sources if (v := getattr(s, field.name)) is not None), None)
+    for pair in (("force_process", "force_threads"), ("cpu_bound", "io_bound")):
+        # The two are one setting: the first source that turns either on decides about both.
+        decided = next((s for s in sources if any(getattr(s, name) for name in pair)), _DEFAULTS)
+        for name in pair:
+            merged[name] = bool(getattr(decided, name)) and merged[name]
+    if max_workers is not None:
+        merged["max_workers"] = max_workers
+    return RuntimeConfig(**merged)
+
+
+def compat_mode() -> CompatMode:
+    """Return what the compat module hands out: ``UNIRUN_COMPAT_MODE``, by default ``"managed"``.
+
+    Raises:
+        ConfigError: The variable has another value.
+    """
+    value = os.environ.get("UNIRUN_COMPAT_MODE") or "managed"
+    check_choice("UNIRUN_COMPAT_MODE", value, ("managed", "passthrough"))
+    return value  # type: ignore[return-value]
+
+
+def autopatch_enabled() -> bool:
+    """Return whether an installed hook may act: ``UNIRUN_AUTOPATCH``, by default true.
+
+    Raises:
+        ConfigError: The variable is not a truth value.
+    """
+    return _flag("UNIRUN_AUTOPATCH") is not False
+
+
+_FIELD_OF: Final = {
+    "UNIRUN_CPU_BOUND": "cpu_bound",
+    "UNIRUN_IO_BOUND": "io_bound",
+    "UNIRUN_FORCE_PROCESS": "force_process",
+    "UNIRUN_FORCE_THREADS": "force_threads",
+    "UNIRUN_MAX_WORKERS": "max_workers",
+    "UNIRUN_START_METHOD": "start_method",
+    "UNIRUN_DOWNGRADE": "downgrade",
+    "UNIRUN_LADDER": "ladder",
+    "UNIRUN_TRACE": "trace",
+}
+#: Read elsewhere in this module, or by the hook's companion distribution.
+_OTHER: Final = ("UNIRUN_COMPAT_MODE", "UNIRUN_AUTOPATCH")
+_suggested: set[str] = set()
+
+
+def _environment() -> RuntimeConfig:
+    """Return what the environment says. An empty variable counts as unset."""
+    names = [name for name in os.environ if name.startswith("UNIRUN_")]
+    if not names:
+        return _NOTHING
+    _warn_unknown(names)
+    check_pairs(
+        _flag("UNIRUN_FORCE_PROCESS"), _flag("UNIRUN_FORCE_THREADS"), "UNIRUN_FORCE_PROCESS", "UNIRUN_FORCE_THREADS"
+    )
+    check_pairs(_flag("UNIRUN_CPU_BOUND"), _flag("UNIRUN_IO_BOUND"), "UNIRUN_CPU_BOUND", "UNIRUN_IO_BOUND")
+    found: dict[str, Any] = {}
+    for variable, field in _FIELD_OF.items():
+        text = os.environ.get(variable, "").strip()
+        if not text:
+            continue
+        if field == "max_workers":
+            found[field] = check_workers(variable, int(text) if text.isdecimal() else text)
+        elif field == "ladder":
+            found[field] = check_ladder(variable, tuple(rung.strip() for rung in text.split(",")))
+        elif field == "start_method":
+            check_choice(variable, text, START_METHODS)
+            found[field] = text
+        elif field == "downgrade":
+            check_choice(variable, text, ("warn", "silent", "error"))
+            found[field] = text
+        elif field == "trace":
+            found[field] = text
+        else:
+            found[field] = _flag(variable)
+    return RuntimeConfig(**found)
+
+
+_NOTHING: Final = RuntimeConfig()
+
+
+def _flag(variable: str) -> bool | None:
+    """Return a truth value from the environment, ``None`` where it is unset or empty."""
+    text = os.environ.get(variable, "").strip().lower()
+    if not text:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ConfigError(variable, os.environ[variable], "use 1 or 0 (or true/false, yes/no, on/off)")
+
+
+def _warn_unknown(names: list[str]) -> None:
+    """Warn once about each ``UNIRUN_*`` variable that nothing reads; a typing mistake is silent otherwise."""
+    known = (*_FIELD_OF, *_OTHER)
+    for name in sorted(names):
+        if name in known or name in _suggested:
+            continue
+        _suggested.add(name)
+        import difflib  # only where there is something to say
+
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        warnings.warn(
+            f"the environment variable {name} means nothing to unirun; did you mean {near}?", RuntimeWarning, stacklevel=2
+        )

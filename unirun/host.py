@@ -1,0 +1,245 @@
+"""Host facts: what this interpreter and machine can do, as one value that decisions may use.
+
+Guarantees:
+    A probe starts no process and no thread and leaves nothing behind. What cannot change while the interpreter lives
+    is probed once and kept until ``forget``; what can change is read anew for each decision.
+
+Does not promise:
+    That a pool starts. Whether ``fork`` is refused shows only when something is forked.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from unirun.refusal import Failure, failure, lasting
+
+__all__ = ["Host", "forget", "probe", "remember"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The facts of this interpreter and machine.
+
+    Attributes:
+        implementation: ``"cpython"``, ``"pypy"`` …
+        version: The Python version, such as ``"3.13.0"``.
+        platform: ``sys.platform``.
+        gil: Whether a global interpreter lock is on.
+        usable_cpus: CPUs that this process may really use: the smaller of its affinity and its cgroup quota,
+            rounded up.
+        start_methods: The start methods that this platform has, its default first.
+        default_start_method: The one that a pool uses when nobody chooses.
+        no_processes: Why no process pool can be constructed here, or ``None``.
+        daemonic: This process may not have children: it is a daemonic ``multiprocessing`` process.
+        bootstrapping: This process is a worker that is still importing its main module.
+        subinterpreter: This is not the main interpreter.
+        main: Whether workers that do not fork can find what ``__main__`` defines: ``"importable"``, ``"missing"`` (it
+            names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file).
+    """
+
+    implementation: str
+    version: str
+    platform: str
+    gil: bool
+    usable_cpus: int
+    start_methods: tuple[str, ...]
+    default_start_method: str | None
+    no_processes: Failure | None
+    daemonic: bool
+    bootstrapping: bool
+    subinterpreter: bool
+    main: str
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What was found once, by the process that found it: a forked child looks for itself."""
+
+    pid: int
+    usable_cpus: int
+    start_methods: tuple[str, ...]
+    no_processes: Failure | None
+
+
+_kept: _Kept | None = None
+
+
+def probe() -> Host:
+    """Return the facts as of now."""
+    kept = _lasting_facts()
+    daemonic, bootstrapping, method = _process_state()
+    return Host(
+        implementation=sys.implementation.name,
+        version=".".join(map(str, sys.version_info[:3])),
+        platform=sys.platform,
+        gil=getattr(sys, "_is_gil_enabled", lambda: True)(),
+        usable_cpus=kept.usable_cpus,
+        start_methods=kept.start_methods,
+        default_start_method=method or (kept.start_methods[0] if kept.start_methods else None),
+        no_processes=kept.no_processes,
+        daemonic=daemonic,
+        bootstrapping=bootstrapping,
+        subinterpreter=_in_subinterpreter(),
+        main=_main_module(),
+    )
+
+
+def remember(refused: Failure) -> None:
+    """Keep a refusal of process pools that cannot change while the interpreter lives, until ``forget``."""
+    _lasting_facts().no_processes = refused
+
+
+def forget() -> None:
+    """Forget what was probed and remembered; the next ``probe`` looks again."""
+    global _kept
+    _kept = None
+
+
+def _lasting_facts() -> _Kept:
+    # Without a lock: two threads may both probe, which costs a little and finds the same.
+    global _kept
+    kept = _kept
+    if kept is None or kept.pid != os.getpid():
+        kept = _Kept(
+            pid=os.getpid(),
+            usable_cpus=usable_cpus(),
+            start_methods=_start_methods(),
+            no_processes=_probe_semaphore(),
+        )
+        _kept = kept
+    return kept
+
+
+def _start_methods() -> tuple[str, ...]:
+    try:
+        import multiprocessing
+    except ImportError:
+        return ()
+    return tuple(multiprocessing.get_all_start_methods())
+
+
+def _probe_semaphore() -> Failure | None:
+    """Make one semaphore as ``multiprocessing`` would, already unlinked, and say why not where that is refused for good.
+
+    The stdlib's queues need three of them, and they are all that most refusing hosts refuse.
+    """
+    try:
+        import _multiprocessing
+        import multiprocessing.synchronize as synchronize
+    except ImportError as error:
+        return failure("processes", "import", error)
+    name = f"{synchronize.SemLock._make_name()}-probe"  # type: ignore[attr-defined]
+    try:
+        _multiprocessing.SemLock(1, 1, 1, name, True)
+    except OSError as error:
+        return failure("processes", "construct", error) if lasting(error) else None
+    return None
+
+
+def _process_state() -> tuple[bool, bool, str | None]:
+    """Return whether this process is daemonic, whether it is bootstrapping, and the start method already fixed."""
+    try:
+        import multiprocessing
+        from multiprocessing import process
+    except ImportError:
+        return False, False, None
+    current = process.current_process()
+    # The assertion that forbids children to daemonic processes is compiled away by -O.
+    return (
+        current.daemon and __debug__,
+        getattr(current, "_inheriting", False),
+        multiprocessing.get_start_method(allow_none=True),
+    )
+
+
+def _in_subinterpreter() -> bool:
+    interpreters: Any
+    try:
+        import _interpreters as interpreters  # 3.13+
+    except ImportError:
+        try:
+            import _xxsubinterpreters as interpreters
+        except ImportError:
+            return False
+    current, main = interpreters.get_current(), interpreters.get_main()
+    # 3.13 on answers with (id, whence)
+    return bool((current[0] if isinstance(current, tuple) else current) != (main[0] if isinstance(main, tuple) else main))
+
+
+def _main_module() -> str:
+    """Tell what `multiprocessing.spawn.get_preparation_data` will make of `__main__`."""
+    main = sys.modules.get("__main__")
+    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
+        return "importable"
+    path = getattr(main, "__file__", None)
+    if path is None:
+        return "interactive"
+    return "importable" if os.path.exists(path) else "missing"
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may really use, at least 1.
+
+    The affinity mask (``-X cpu_count`` included, where Python has it), or the cgroup's CPU quota, rounded up, if that
+    is smaller. ``os.cpu_count`` counts the machine's cores, which in a container are somebody else's.
+    """
+    if hasattr(os, "process_cpu_count"):
+        count = os.process_cpu_count()
+    elif hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count()
+    quota = cpu_quota()
+    return max(1, min(count or 1, quota if quota is not None else count or 1))
+
+
+_CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
+
+
+def cpu_quota(root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int | None:
+    """Return the CPUs that this process's cgroup grants, rounded up, or ``None`` where it sets no limit.
+
+    Reads ``cpu.max`` (version 2) and ``cpu.cfs_quota_us`` with ``cpu.cfs_period_us`` (version 1) of the process's
+    own group and of all groups above it; the smallest grant holds. See the kernel's documentation,
+    ``admin-guide/cgroup-v2.rst`` and ``scheduler/sched-bwc.rst``.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return None
+    grants: list[int] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if controllers == "":
+            tops = [root, root / "unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [root / controllers, root / "cpu"]
+        else:
+            continue
+        for top in tops:
+            # In a container the path may name a group outside the mounted tree: its parents are then tried alone.
+            folder = top / group.lstrip("/")
+            for level in (folder, *folder.parents):
+                if level == top or top in level.parents:
+                    grants += _grant(level)
+    return min(grants, default=None)
+
+
+def _grant(folder: Path) -> list[int]:
+    """Return the grant that one cgroup folder states, in a list, or an empty one."""
+    try:
+        if (limit := folder / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        if quota in ("max", "-1"):
+            return []
+        return [max(1, -(-int(quota) // int(period)))]
+    except (OSError, ValueError, ZeroDivisionError):
+        return []  # no such file at this level, or a kernel that writes something else

@@ -1,0 +1,175 @@
+"""Deciding: from a request, the settings and the host facts to the rungs to try. Pure: the same three values, the same plan.
+
+No clock, environment, import or probing in here: everything that touches the host sits in the probe and the backends.
+"""
+
+import errno
+from dataclasses import dataclass
+from typing import Final
+
+from unirun.config import FLAVORS, RuntimeConfig, check_choice
+from unirun.errors import ConfigError
+from unirun.host import Host
+from unirun.refusal import Failure
+
+__all__ = ["LADDERS", "Plan", "Request", "decide"]
+
+#: The backends that may serve a flavor, best first. `pipes` will come second for what is a drop-in of the stdlib's
+#: pool and first for everybody else; `interpreters` will come before `threads`.
+LADDERS: Final = {
+    "processes": ("processes", "threads", "inline"),
+    "interpreters": ("interpreters", "processes", "threads", "inline"),
+    "threads": ("threads", "inline"),
+    "none": ("inline",),
+}
+
+#: What a ladder of the user's own may use for a flavor. Threads share memory and inline runs at the call; a request
+#: for either would get other results from processes.
+_MAY_SERVE: Final = {
+    "processes": frozenset({"processes", "threads", "inline"}),
+    "interpreters": frozenset({"processes", "threads", "inline"}),
+    "threads": frozenset({"threads", "inline"}),
+    "none": frozenset({"inline"}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asks for.
+
+    Attributes:
+        flavor: One of ``FLAVORS``.
+        origin: Who asks, as the user wrote it: ``"Run"``, ``"to_process"``, ``"ProcessPoolExecutor"`` …
+        dropin: The caller expects the stdlib's pool and its defaults.
+        max_workers: The number of workers in the call, or ``None``.
+        start_method: The start method that the call fixes (by a context), or ``None``.
+        name: The user's name for it, or ``None``.
+    """
+
+    flavor: str
+    origin: str
+    dropin: bool = False
+    max_workers: int | None = None
+    start_method: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to try, in which order, and why.
+
+    Attributes:
+        flavor: What the request's flavor resolved to.
+        ladder: The rungs that may serve it, best first.
+        rungs: Those of them that the host facts do not exclude. May be empty for a ladder of the user's own.
+        rejected: One ``Failure`` for each excluded rung.
+        workers: The number of workers, or ``None`` for the stdlib's own default.
+        start_method: The start method of worker processes, ``None`` where there are none.
+        reason: Why this flavor and this ladder, in words.
+    """
+
+    flavor: str
+    ladder: tuple[str, ...]
+    rungs: tuple[str, ...]
+    rejected: tuple[Failure, ...]
+    workers: int | None
+    start_method: str | None
+    reason: str
+
+
+def decide(request: Request, config: RuntimeConfig, host: Host) -> Plan:
+    """Return the plan for a request.
+
+    Args:
+        request: What is asked for.
+        config: The settings in force, as ``resolve`` returns them.
+        host: The facts, as ``probe`` returns them.
+
+    Raises:
+        ConfigError: The flavor does not exist, or this platform does not have the start method asked for.
+    """
+    if request.flavor not in FLAVORS:
+        check_choice("flavor", request.flavor, FLAVORS)
+    flavor, reason = _flavor(request.flavor, config, host)
+    ladder = LADDERS[flavor]
+    if config.ladder is not None:
+        own = tuple(rung for rung in config.ladder if rung in _MAY_SERVE[flavor])
+        if own:
+            ladder, reason = own, f"{reason}; the ladder is the user's own"
+        else:
+            reason = f"{reason}; the user's own ladder has nothing that may serve it"
+    method = request.start_method or config.start_method or host.default_start_method
+    if request.start_method is None and config.start_method and host.start_methods:
+        check_choice("start_method", config.start_method, host.start_methods)
+    rejected = tuple(why for rung in ladder if (why := _exclusion(rung, method, host)) is not None)
+    excluded = {why.backend for why in rejected}
+    workers = request.max_workers or config.max_workers
+    return Plan(
+        flavor=flavor,
+        ladder=ladder,
+        rungs=tuple(rung for rung in ladder if rung not in excluded),
+        rejected=rejected,
+        workers=workers if workers is not None or request.dropin else host.usable_cpus,
+        start_method=method,
+        reason=reason,
+    )
+
+
+def _flavor(asked: str, config: RuntimeConfig, host: Host) -> tuple[str, str]:
+    """Resolve ``auto``: force flags, then hints and the GIL, else threads."""
+    if asked != "auto":
+        return asked, f"{asked} asked for"
+    if config.force_process and config.force_threads or config.cpu_bound and config.io_bound:
+        raise ConfigError("config", config, "it contradicts itself")
+    if config.force_process:
+        return "processes", "auto: processes forced"
+    if config.force_threads:
+        return "threads", "auto: threads forced"
+    if config.cpu_bound:
+        if host.gil:
+            return "processes", "auto: CPU-bound, and there is a GIL"
+        return "threads", "auto: CPU-bound, and there is no GIL"
+    if config.io_bound:
+        return "threads", "auto: I/O-bound"
+    return "threads", "auto: no hint"
+
+
+def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
+    """Return why the host facts exclude a rung, or ``None``."""
+    if rung == "interpreters":
+        return Failure(
+            backend=rung,
+            stage="import",
+            error="NotImplementedError",
+            errno=None,
+            message="this version of unirun has no such backend",
+        )
+    if rung != "processes":
+        return None  # only a try can tell
+    if host.no_processes is not None:
+        return host.no_processes
+    if host.daemonic:
+        return Failure(
+            backend=rung,
+            stage="start",
+            error="AssertionError",
+            errno=None,
+            message="daemonic processes are not allowed to have children",
+        )
+    if host.subinterpreter and method == "fork":
+        return Failure(
+            backend=rung,
+            stage="start",
+            error="RuntimeError",
+            errno=None,
+            message="fork not supported for subinterpreters",
+        )
+    if host.main == "missing" and method != "fork":
+        return Failure(
+            backend=rung,
+            stage="bootstrap",
+            error="FileNotFoundError",
+            errno=errno.ENOENT,
+            message=f"a worker started by {method!r} cannot import the main module: its file does not exist",
+        )
+    return None

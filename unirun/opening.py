@@ -1,0 +1,141 @@
+"""Climbing down one pool's ladder: which rung is next, what each refusal means, and who is told.
+
+Kept apart from the pools themselves, which are the stdlib's classes: an ``Opening`` holds no executor and no task.
+"""
+
+import threading
+from dataclasses import replace
+
+from unirun import host, trace
+from unirun.config import RuntimeConfig
+from unirun.errors import BootstrapError, DowngradeError
+from unirun.ladder import Request, decide
+from unirun.refusal import Failure, Refused, failure, lasting
+from unirun.trace import DecisionTrace, DowngradeWarning, Listener, Site
+
+__all__ = ["Opening"]
+
+
+class Opening:
+    """One pool's way down its ladder.
+
+    Args:
+        request: What is asked for.
+        config: The settings in force.
+        site: The user's own line, or ``None`` where there is none on the stack.
+        target: Where the decision is written, as in ``RuntimeConfig.trace``.
+        listener: A listener for this decision alone.
+
+    Raises:
+        DowngradeError: The host facts exclude the first rung, and downgrades are errors; or they exclude all.
+        BootstrapError: They exclude the first rung, and this process is a worker that is still starting.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        config: RuntimeConfig,
+        *,
+        site: Site | None,
+        target: str | None,
+        listener: Listener | None = None,
+    ) -> None:
+        facts = host.probe()
+        self.config = config
+        self.facts = facts
+        self.plan = plan = decide(request, config, facts)
+        self.site = site
+        self._target = target
+        self._listener = listener
+        #: Held while a rung is opened, so that the first submits of several threads open it once.
+        self.lock = threading.RLock()
+        self._left = list(plan.rungs)
+        self._denied: Exception | None = None
+        self._warned = False
+        self.decision = DecisionTrace(
+            origin=request.origin,
+            name=request.name,
+            asked=request.flavor,
+            flavor=plan.flavor,
+            ladder=plan.ladder,
+            refused=plan.rejected,
+            backend=None,
+            workers=plan.workers,
+            start_method=None,
+            short=None,
+            reason=plan.reason,
+            settled=False,
+            where=None if site is None else str(site),
+        )
+        self._aim()
+        if plan.rejected and plan.rejected[0].backend == plan.ladder[0]:
+            self._check_allowed(None)
+
+    @property
+    def rung(self) -> str:
+        """The rung to try now.
+
+        Raises:
+            DowngradeError, BootstrapError: As ``refuse`` did.
+        """
+        if self._denied is not None:
+            raise self._denied
+        return self._left[0]
+
+    def refuse(self, refused: Refused) -> None:
+        """Take note that the present rung cannot start; the next one becomes ``rung``.
+
+        Raises:
+            DowngradeError: Downgrades are errors, or no rung is left.
+            BootstrapError: This process is a worker that is still starting: running its work here would run it once
+                per worker.
+        """
+        rung = self._left.pop(0)
+        why = failure(rung, refused.stage, refused.error)
+        if rung == "processes" and refused.stage in ("import", "construct") and lasting(refused.error):
+            host.remember(why)
+        self.decision = replace(self.decision, refused=(*self.decision.refused, why))
+        self._aim()
+        self._check_allowed(refused.error)
+
+    def settle(self, *, workers: int | None, short: Failure | None = None) -> None:
+        """Say that the present rung has started: to the trace, the listeners and, if it is a lower one, to the user.
+
+        Raises:
+            DowngradeWarning: The user's warning filters make it an error. Nothing was submitted to the rung yet, and the
+                next ``settle`` warns again.
+        """
+        self.decision = replace(self.decision, workers=workers, short=short, settled=True)
+        if self.decision.downgraded and self.config.downgrade == "warn" and not self._warned:
+            warning = DowngradeWarning(self.decision)
+            if self.site is not None:
+                self.site.warn(warning)
+            self._warned = True
+        self._publish()
+
+    def abandon(self) -> None:
+        """Say what was decided for a pool that is shut down before it had a task."""
+        if not self.decision.settled:
+            self._publish()
+
+    def _publish(self) -> None:
+        trace.publish(self.decision, target=self._target, listener=self._listener)
+        self._target = self._listener = None
+
+    def _aim(self) -> None:
+        backend = self._left[0] if self._left else None
+        method = self.plan.start_method if backend == "processes" else None
+        workers = None if backend == "inline" else self.plan.workers
+        self.decision = replace(self.decision, backend=backend, start_method=method, workers=workers)
+        trace.remember(self.decision)
+
+    def _check_allowed(self, cause: BaseException | None) -> None:
+        if self._left and self.config.downgrade != "error" and not self.facts.bootstrapping:
+            return
+        self.decision = replace(self.decision, backend=None, workers=None, start_method=None, settled=True)
+        if self.facts.bootstrapping:
+            self._denied = BootstrapError("; ".join(map(str, self.decision.refused)))
+        else:
+            self._denied = DowngradeError(self.decision)
+        self._publish()
+        raise self._denied from cause

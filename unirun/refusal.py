@@ -1,0 +1,118 @@
+"""Which errors mean "not on this host", and which are the task's or the caller's own.
+
+An error is matched by class, errno *and stage*: the same ``OSError(EAGAIN)`` is a refusal when it comes from
+starting a worker and a result when it comes from a task. The table is that of the design; the evidence for each row
+is the behaviour of CPython 3.11 to 3.15 and PyPy on hosts that refuse.
+"""
+
+import errno
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal
+
+__all__ = ["Failure", "Refused", "Stage", "failure", "is_refusal", "lasting"]
+
+#: import: the module is not there. construct: the pool's own resources. start: its first worker, before any task
+#: can run. bootstrap: a worker ended before it said that it is ready.
+Stage = Literal["import", "construct", "start", "bootstrap"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One rung's refusal, as plain data: it keeps no exception and so no frames alive.
+
+    Attributes:
+        backend: The backend that could not serve.
+        stage: Where it failed.
+        error: The name of the error's class.
+        errno: The error number of an ``OSError``, else ``None``.
+        message: The error's text.
+    """
+
+    backend: str
+    stage: Stage
+    error: str
+    errno: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} refused ({self.error}: {self.message}, at {self.stage})"
+
+
+def failure(backend: str, stage: Stage, error: BaseException) -> Failure:
+    """Return ``error`` as a ``Failure`` of ``backend`` at ``stage``."""
+    return Failure(
+        backend=backend,
+        stage=stage,
+        error=type(error).__name__,
+        errno=error.errno if isinstance(error, OSError) else None,
+        message=str(error) or "no message",
+    )
+
+
+class Refused(Exception):
+    """A backend cannot start on this host. Never leaves the library.
+
+    Raised by a backend only after it cleaned up: no worker of it lives and no task of it can still run.
+    """
+
+    def __init__(self, stage: Stage, error: BaseException) -> None:
+        super().__init__(stage, error)
+        self.stage: Stage = stage
+        self.error = error
+
+
+#: Semaphores and pipes that cannot be made.
+_CONSTRUCT: Final = frozenset(
+    {
+        errno.ENOSYS,
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
+#: Those of them that stay as they are while the interpreter lives; the others come and go with the load.
+_LASTING: Final = frozenset({errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def lasting(error: BaseException) -> bool:
+    """Tell whether a refusal at ``import`` or ``construct`` cannot change while the interpreter lives."""
+    return not isinstance(error, OSError) or error.errno in _LASTING
+
+
+def is_refusal(stage: Stage, error: BaseException) -> bool:
+    """Tell whether ``error``, raised by a pool's own code at ``stage``, means "not on this host"."""
+    if stage == "import":
+        return isinstance(error, ImportError)
+    if stage == "construct":
+        if isinstance(error, OSError):
+            return error.errno in _CONSTRUCT
+        return isinstance(error, (ImportError, NotImplementedError))
+    if _raised_by_pickling(error.__traceback__):
+        return False  # the caller's own initializer or its arguments
+    if isinstance(error, (OSError, EOFError)):
+        return True
+    if isinstance(error, AssertionError):
+        return "daemonic processes" in str(error)
+    return isinstance(error, RuntimeError) and (
+        str(error) == "can't start new thread" or "not supported for" in str(error) and "subinterpreter" in str(error)
+    )
+
+
+def _raised_by_pickling(traceback: TracebackType | None) -> bool:
+    """Tell whether an error comes from pickling what the new worker is to be given.
+
+    `Process.start` pickles the initializer and its arguments between its own system calls, where an OSError of the
+    user's `__reduce__` looks like one of fork's. `reduction.dump` is the one door that all of it goes through.
+    """
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code.co_name == "dump" and traceback.tb_frame.f_globals.get("__name__") == "multiprocessing.reduction":
+            return True
+        traceback = traceback.tb_next
+    return False

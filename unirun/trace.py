@@ -1,0 +1,249 @@
+"""What was decided and why: DecisionTrace, who gets to hear of it, and the warning that points home."""
+
+import json
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, Final
+
+from unirun.refusal import Failure
+
+__all__ = [
+    "DecisionTrace",
+    "DowngradeWarning",
+    "add_listener",
+    "last_decision",
+    "observe_decisions",
+    "remove_listener",
+]
+
+LOGGER: Final = logging.getLogger("unirun")
+
+Listener = Callable[["DecisionTrace"], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionTrace:
+    """One decision: what was asked, what was tried, what refused and with which error, what was chosen.
+
+    The same request with the same settings on the same host gives an equal trace.
+
+    Attributes:
+        origin: Who asked: ``"Run"``, ``"to_process"``, ``"ProcessPoolExecutor"`` …
+        name: The user's name for the scope, or ``None``.
+        asked: The flavor asked for.
+        flavor: What it resolved to.
+        ladder: The rungs that may serve it, best first.
+        refused: One ``Failure`` for each rung that could not serve: backend, stage, error.
+        backend: The rung chosen; ``None`` when none could be, or none was allowed.
+        workers: How many workers it runs with at most; ``None`` for inline.
+        start_method: How worker processes are started; ``None`` where there are none.
+        short: Why fewer workers than asked for were started, or ``None``.
+        reason: Why this flavor and this ladder, in words.
+        settled: The backend has started. Before the first task it is only the best guess.
+        where: The user's own line, as ``file:line``. Not compared.
+    """
+
+    origin: str
+    name: str | None
+    asked: str
+    flavor: str
+    ladder: tuple[str, ...]
+    refused: tuple[Failure, ...]
+    backend: str | None
+    workers: int | None
+    start_method: str | None
+    short: Failure | None
+    reason: str
+    settled: bool
+    where: str | None = field(default=None, compare=False)
+
+    @property
+    def downgraded(self) -> bool:
+        """Whether a lower rung serves than the ladder's first."""
+        return self.backend is not None and self.backend != self.ladder[0]
+
+    def render(self) -> str:
+        """Return the decision as one readable line."""
+        subject = f"{self.origin} {self.name!r}" if self.name else self.origin
+        parts = [f"{subject} {self._outcome()}", self.reason, *map(str, self.refused)]
+        if self.short is not None:
+            parts.append(f"fewer workers than asked for started: {self.short.error}: {self.short.message}")
+        if not self.settled:
+            parts.append("nothing was started yet")
+        if self.where:
+            parts.append(self.where)
+        return "; ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the decision as plain values that ``json`` can write."""
+        return {**asdict(self), "downgraded": self.downgraded}
+
+    def warning(self) -> str:
+        """Return the text of the ``DowngradeWarning`` for this decision."""
+        advice = "Set UNIRUN_DOWNGRADE=error to raise instead, or silent to be quiet"
+        return f"{self.origin} {self._outcome()}: {self._refusals()}. {advice}"
+
+    def refusal(self) -> str:
+        """Return the text of the ``DowngradeError`` for this decision."""
+        untried = [rung for rung in self.ladder if rung not in {f.backend for f in self.refused}]
+        rest = f" {', '.join(untried)} not tried, because UNIRUN_DOWNGRADE=error." if untried else ""
+        return (
+            f"{self.origin} cannot be served as asked: {self._refusals()}.{rest} "
+            "Run `python -m unirun doctor` to see what this host can do"
+        )
+
+    def _outcome(self) -> str:
+        match self.backend:
+            case None:
+                return "runs nowhere"
+            case "inline":
+                return "runs inline, in the calling thread"
+            case backend:
+                counted = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+                how = f" by {self.start_method}" if backend == "processes" else ""
+                return f"runs in {backend}{how} ({counted})"
+
+    def _refusals(self) -> str:
+        return "; ".join(map(str, self.refused)) or "no rung is left"
+
+
+class DowngradeWarning(RuntimeWarning):
+    """A lower rung serves a request because a higher one cannot start on this host.
+
+    Attributes:
+        decision: The ``DecisionTrace`` that says what was tried.
+    """
+
+    def __init__(self, decision: DecisionTrace) -> None:
+        self.decision = decision
+        super().__init__(decision.warning())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.decision,)
+
+
+# Written and read as a whole: an assignment is atomic, and readers want whichever is newest.
+_last: DecisionTrace | None = None
+_lock = threading.Lock()  # guards changes of _listeners; readers take the tuple as it is
+_listeners: tuple[Listener, ...] = ()
+
+
+def last_decision() -> DecisionTrace | None:
+    """Return the newest decision of this process, ``None`` before the first and after ``reset``."""
+    return _last
+
+
+def remember(decision: DecisionTrace | None) -> None:
+    """Make ``decision`` the one that ``last_decision`` returns."""
+    global _last
+    _last = decision
+
+
+def add_listener(listener: Listener) -> None:
+    """Call ``listener(decision)`` for each decision of this process, in the thread that took it, once per pool.
+
+    An exception in a listener is logged and does not reach the pool's user.
+    """
+    global _listeners
+    with _lock:
+        _listeners = (*_listeners, listener)
+
+
+def remove_listener(listener: Listener) -> None:
+    """Undo one ``add_listener``.
+
+    Raises:
+        ValueError: ``listener`` was not added.
+    """
+    global _listeners
+    with _lock:
+        rest = list(_listeners)
+        if listener not in rest:
+            raise ValueError(f"{listener!r} is not a listener of unirun's decisions")
+        rest.remove(listener)
+        _listeners = tuple(rest)
+
+
+@contextmanager
+def observe_decisions() -> Iterator[list[DecisionTrace]]:
+    """Collect the decisions that this process takes inside a ``with`` block, in a list."""
+    seen: list[DecisionTrace] = []
+    add_listener(seen.append)
+    try:
+        yield seen
+    finally:
+        remove_listener(seen.append)
+
+
+def publish(decision: DecisionTrace, *, target: str | None, listener: Listener | None = None) -> None:
+    """Tell everybody who wants to know about a decision that is final.
+
+    Args:
+        decision: The decision.
+        target: ``"stderr"``, the path of a file, or ``None``.
+        listener: One more listener, for this decision alone.
+    """
+    remember(decision)
+    LOGGER.info("%s", decision.render(), extra={"decision": decision})
+    if target is not None:
+        _write(decision, target)
+    for each in (*_listeners, *((listener,) if listener is not None else ())):
+        try:
+            each(decision)
+        except Exception:
+            LOGGER.exception("a listener of unirun's decisions failed: %r", each)
+
+
+def _write(decision: DecisionTrace, target: str) -> None:
+    try:
+        if target == "stderr":
+            print(f"unirun: {decision.render()}", file=sys.stderr, flush=True)
+        else:
+            # One write to a file opened for appending: lines of several processes do not mix.
+            with open(target, "a", encoding="utf-8") as file:
+                file.write(json.dumps(decision.as_dict()) + "\n")
+    except (OSError, ValueError) as error:  # ValueError: stderr is closed
+        LOGGER.warning("unirun cannot write its trace to %s: %s", target, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A line of the user's code, as ``warnings`` wants it. Keeps the module's globals, not the frame."""
+
+    filename: str
+    lineno: int
+    module_globals: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.lineno}"
+
+    def warn(self, warning: Warning) -> None:
+        """Issue ``warning`` as if this line had called ``warnings.warn``."""
+        warnings.warn_explicit(
+            warning,
+            category=type(warning),
+            filename=self.filename,
+            lineno=self.lineno,
+            module=self.module_globals.get("__name__") or "<unknown>",
+            registry=self.module_globals.setdefault("__warningregistry__", {}),
+        )
+
+
+#: Whose frames stand between the user's line and a pool.
+_PASSED_THROUGH: Final = ("unirun", "concurrent", "asyncio", "contextlib", "threading", "functools")
+
+
+def caller() -> Site | None:
+    """Return the innermost line on this thread's stack that is the user's own."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _PASSED_THROUGH:
+            return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+        frame = frame.f_back
+    return None
