@@ -80,6 +80,14 @@ class ManagedExecutor(Executor):
         decision, short = self._opening.decision, getattr(self, "_short", None)
         return decision if short is None or self._lower is not None else replace(decision, short=short)
 
+    @property
+    def starts_slowly(self) -> bool:
+        """Whether the next ``submit`` will wait for a new interpreter to come up, some 0.1 s."""
+        if self._proven or self._lower is not None:
+            return False
+        decision = self._opening.decision
+        return decision.backend == "processes" and decision.start_method != "fork"
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         if self._proven:
             return super().submit(fn, *args, **kwargs)

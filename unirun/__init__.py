@@ -1,0 +1,72 @@
+"""Names of the public API and the modules they live in; each is imported when it is first used, so that this costs nothing."""
+
+TYPE_CHECKING = False  # what type checkers look for; `typing` itself costs more than this whole module
+if TYPE_CHECKING:
+    from unirun.aio import to_process as to_process
+    from unirun.aio import to_thread as to_thread
+    from unirun.config import RuntimeConfig as RuntimeConfig
+    from unirun.config import configure as configure
+    from unirun.errors import BootstrapError as BootstrapError
+    from unirun.errors import ConfigError as ConfigError
+    from unirun.errors import DowngradeError as DowngradeError
+    from unirun.errors import UnirunError as UnirunError
+    from unirun.leases import reset as reset
+    from unirun.mapping import map as map
+    from unirun.mapping import submit as submit
+    from unirun.scope import Run as Run
+    from unirun.trace import DecisionTrace as DecisionTrace
+    from unirun.trace import DowngradeWarning as DowngradeWarning
+    from unirun.trace import last_decision as last_decision
+    from unirun.trace import observe_decisions as observe_decisions
+
+_HOME = {
+    "BootstrapError": "errors",
+    "ConfigError": "errors",
+    "DecisionTrace": "trace",
+    "DowngradeError": "errors",
+    "DowngradeWarning": "trace",
+    "Run": "scope",
+    "RuntimeConfig": "config",
+    "UnirunError": "errors",
+    "configure": "config",
+    "last_decision": "trace",
+    "map": "mapping",
+    "observe_decisions": "trace",
+    "reset": "leases",
+    "submit": "mapping",
+    "to_process": "aio",
+    "to_thread": "aio",
+}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 - the order of _HOME, which a test holds equal to this
+    "BootstrapError",
+    "ConfigError",
+    "DecisionTrace",
+    "DowngradeError",
+    "DowngradeWarning",
+    "Run",
+    "RuntimeConfig",
+    "UnirunError",
+    "configure",
+    "last_decision",
+    "map",
+    "observe_decisions",
+    "reset",
+    "submit",
+    "to_process",
+    "to_thread",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(__import__(f"{__name__}.{home}", fromlist=[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

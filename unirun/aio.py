@@ -1,0 +1,82 @@
+"""to_process and to_thread: a function in a worker, awaited. The loop is never blocked by a worker that starts."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from unirun import leases, trace
+from unirun.offloop import off_loop
+from unirun.trace import Site
+
+__all__ = ["to_process", "to_thread"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def to_process(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    """Run a function in a worker process and await its result.
+
+    Uses the cached pool of the settings in force (``flavor="processes"``); it stays open for the next call, until
+    ``reset``, an idle minute or the exit.
+
+    Args:
+        fn: A function that can be pickled.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        A coroutine for the function's result. Cancelling it cancels a task that has not started.
+
+    Raises:
+        BrokenProcessPool: A worker ended abruptly.
+        DowngradeError: No rung can serve, or downgrades are errors.
+        Exception: Whatever ``fn`` raises.
+    """
+    return _result("processes", "to_process", trace.caller(), partial(fn, *args, **kwargs))
+
+
+def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    """Run a function in a worker thread and await its result, as ``asyncio.to_thread`` does.
+
+    Uses the cached pool of the settings in force (``flavor="threads"``). The function sees the caller's context
+    variables.
+
+    Args:
+        fn: A function.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        A coroutine for the function's result. Cancelling it cancels a task that has not started.
+
+    Raises:
+        DowngradeError: No rung can serve, or downgrades are errors.
+        Exception: Whatever ``fn`` raises.
+    """
+    return _in_context("to_thread", trace.caller(), partial(fn, *args, **kwargs))
+
+
+async def _in_context(origin: str, site: Site | None, task: Callable[[], T]) -> T:
+    return await _result("threads", origin, site, partial(contextvars.copy_context().run, task))
+
+
+async def _result(flavor: str, origin: str, site: Site | None, task: Callable[[], T]) -> T:
+    submit = partial(leases.submit, flavor, origin, site, task)
+    if not leases.lease(flavor, origin, site).starts_slowly:
+        return await asyncio.wrap_future(submit())
+    submitted: Future[Future[T]] = off_loop(submit)
+    try:
+        future = await asyncio.wrap_future(submitted)
+    except asyncio.CancelledError:
+        submitted.add_done_callback(_cancel_task)
+        raise
+    return await asyncio.wrap_future(future)
+
+
+def _cancel_task(submitted: "Future[Future[Any]]") -> None:
+    if submitted.exception() is None:
+        submitted.result().cancel()

@@ -1,0 +1,1 @@
+"""Drop-ins for stdlib packages, under their own names."""

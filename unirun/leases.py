@@ -1,0 +1,175 @@
+"""Warm pools: kept for the calls that open none of their own, and ended by reset(), by idleness and at exit.
+
+Guarantees:
+    One pool for each flavor and settings, however many threads ask at once. A pool in use is never ended as idle.
+    A broken pool is replaced. A forked child starts with none: its parent's pools are its parent's.
+
+Does not promise:
+    That a forked worker sees a global that the program changed since the pool started. ``reset`` starts anew.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from unirun import config as settings
+from unirun import host, trace
+from unirun.ladder import Request
+from unirun.managed import ManagedExecutor, open_pool
+from unirun.opening import Opening
+from unirun.trace import Site
+
+__all__ = ["lease", "reset", "submit"]
+
+#: Seconds after its last task at which a cached pool is shut down. Long enough for a program that computes in
+#: bursts, short enough to give the memory of forgotten workers back.
+IDLE_SECONDS: Final = 60.0
+
+_Key = tuple[str, settings.RuntimeConfig]
+
+
+@dataclass(slots=True)
+class _Lease:
+    pool: ManagedExecutor
+    users: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+
+
+# Guards _leases, the counts in them and _reaper; notified when the reaper has to look again.
+_changed = threading.Condition()
+_leases: dict[_Key, _Lease] = {}
+# Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
+_reaper: threading.Thread | None = None
+
+
+def submit(
+    flavor: str, origin: str, site: Site | None, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Future[Any]:
+    """Submit a task to the cached pool of ``flavor`` under the settings in force, opening it if there is none.
+
+    Args:
+        flavor: One of ``FLAVORS``.
+        origin: The public function that was called.
+        site: The user's own line, for the warning that a pool opened now may have to give.
+        fn: The task.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+    """
+    while True:
+        key, entry = _take(flavor, origin, site)
+        try:
+            future = entry.pool.submit(fn, *args, **kwargs)
+        except BrokenExecutor:
+            _give_back(entry)
+            if _drop(key, entry):
+                continue  # a crash of an earlier task broke it, and it took nothing of this one
+            raise
+        except BaseException:
+            _give_back(entry)
+            raise
+        future.add_done_callback(lambda _: _give_back(entry))
+        return future
+
+
+def lease(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
+    """Return the cached pool of ``flavor`` under the settings in force, as ``submit`` would use it."""
+    with _changed:
+        return _find(flavor, origin, site)[1].pool
+
+
+def reset() -> None:
+    """Shut the cached pools down and forget what was probed and decided.
+
+    Tasks that have not started are cancelled; running ones are waited for. What ``configure`` set stays. For the time
+    between two tests, and for a program whose host has changed under it.
+    """
+    with _changed:
+        entries = list(_leases.values())
+        _leases.clear()
+        _changed.notify_all()
+    for entry in entries:
+        entry.pool.shutdown(wait=True, cancel_futures=True)
+    host.forget()
+    trace.remember(None)
+
+
+def _take(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
+    with _changed:
+        key, entry = _find(flavor, origin, site)
+        entry.users += 1
+        return key, entry
+
+
+def _find(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
+    """Return the cached pool, a new one if there is none. The caller holds the lock."""
+    config = settings.resolve()
+    key = (flavor, config)
+    entry = _leases.get(key)
+    if entry is None:
+        request = Request(flavor=flavor, origin=origin)
+        entry = _leases[key] = _Lease(open_pool(Opening(request, config, site=site, target=config.trace)))
+    return key, entry
+
+
+def _give_back(entry: _Lease) -> None:
+    with _changed:
+        entry.users -= 1
+        if entry.users == 0:
+            entry.idle_since = time.monotonic()
+            _ensure_reaper()
+
+
+def _drop(key: _Key, entry: _Lease) -> bool:
+    """Forget a broken pool. False if it was not the cached one any more, as when reset() came between."""
+    with _changed:
+        if _leases.get(key) is entry:
+            del _leases[key]
+    entry.pool.shutdown(wait=False)
+    return entry.pool.decision.settled
+
+
+def _ensure_reaper() -> None:
+    global _reaper
+    if _reaper is not None and _reaper.is_alive():
+        return
+    reaper = threading.Thread(target=_reap, name="unirun-idle", daemon=True)
+    try:
+        reaper.start()
+    except RuntimeError:
+        return  # no threads here, or no daemon threads in this interpreter: the pools then end at reset() or at exit
+    _reaper = reaper
+
+
+def _reap() -> None:
+    global _reaper
+    while True:
+        ended: list[_Lease] = []
+        with _changed:
+            now = time.monotonic()
+            for key, entry in list(_leases.items()):
+                if entry.users == 0 and now - entry.idle_since >= IDLE_SECONDS:
+                    ended.append(_leases.pop(key))
+            if not _leases and not ended:
+                _reaper = None
+                return
+            if not ended:
+                waiting = [e.idle_since + IDLE_SECONDS - now for e in _leases.values() if e.users == 0]
+                _changed.wait(min(waiting, default=IDLE_SECONDS))
+        for entry in ended:
+            entry.pool.shutdown(wait=True)
+
+
+def _forget_in_child() -> None:
+    global _changed, _leases, _reaper
+    # Kept alive for good: collecting a pool would write into the pipes that its parent reads.
+    _inherited.append(_leases)
+    _changed, _leases, _reaper = threading.Condition(), {}, None
+
+
+_inherited: list[dict[_Key, _Lease]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,179 @@
+"""Run: a scope, sync or async, that opens an executor, waits for its tasks at the end and closes it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from concurrent.futures import wait as wait_for
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from unirun import config as settings
+from unirun import trace as tracing
+from unirun.backends.threads import nothing
+from unirun.config import Flavor, RuntimeConfig
+from unirun.ladder import Request
+from unirun.managed import open_pool
+from unirun.offloop import off_loop, patiently
+from unirun.opening import Opening
+from unirun.trace import DecisionTrace, Listener, Site
+
+__all__ = ["Run"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Run:
+    """A scope with an executor that works on this host.
+
+    ``with Run(flavor="processes") as executor:`` gives a ``concurrent.futures.Executor``. Leaving the block waits for its
+    tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` does the same without
+    blocking the event loop. Scopes nest; one ``Run`` may be entered again once it was left.
+
+    Args:
+        flavor: ``"auto"``, ``"processes"``, ``"threads"``, ``"interpreters"`` or ``"none"`` (inline).
+        config: The settings of this scope; fields left out fall to ``configure`` and the environment.
+        max_workers: The number of workers, at least 1. Default: the CPUs that this process may really use.
+        name: A name for the traces.
+        executor: An executor of the caller's own to run on. It is not shut down at the end; the scope waits for
+            what was submitted through it.
+        trace: ``True`` writes the decision to standard error, in one line; a callable gets the ``DecisionTrace``.
+
+    Raises:
+        ConfigError: A value is not accepted.
+        TypeError: ``config``, ``executor`` or ``trace`` is of another kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        flavor: Flavor = "auto",
+        config: RuntimeConfig | None = None,
+        max_workers: int | None = None,
+        name: str | None = None,
+        executor: Executor | None = None,
+        trace: bool | Listener | None = None,
+    ) -> None:
+        settings.check_choice("flavor", flavor, settings.FLAVORS)
+        if max_workers is not None:
+            settings.check_workers("max_workers", max_workers)
+        if config is not None and not isinstance(config, RuntimeConfig):
+            raise TypeError(f"config must be a RuntimeConfig, not {config!r}")
+        if executor is not None and not (hasattr(executor, "submit") and hasattr(executor, "shutdown")):
+            raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
+        if trace is not None and not isinstance(trace, bool) and not callable(trace):
+            raise TypeError(f"trace must be True, False or a callable, not {trace!r}")
+        self._flavor = flavor
+        self._config = config
+        self._max_workers = max_workers
+        self._name = name
+        self._given = executor
+        self._trace = trace
+        self._open: Any = None
+        self._decided: DecisionTrace | None = None
+
+    @property
+    def trace(self) -> DecisionTrace | None:
+        """The newest decision of this scope; ``None`` before it is entered."""
+        return self._open.decision if self._open is not None else self._decided
+
+    def __enter__(self) -> Executor:
+        return self._enter(tracing.caller())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        executor = self._leave()
+        executor.shutdown(wait=True)
+        self._decided = executor.decision
+
+    async def __aenter__(self) -> Executor:
+        executor = self._enter(tracing.caller())
+        if getattr(executor, "starts_slowly", False):
+            # Submits in the block are plain calls: the wait for the first worker is done here, beside the loop.
+            try:
+                await patiently(off_loop(lambda: executor.submit(nothing)))
+            except BaseException:
+                self._leave().shutdown(wait=False)
+                raise
+        return executor
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        executor = self._leave()
+        await patiently(off_loop(executor.shutdown))
+        self._decided = executor.decision
+
+    def _enter(self, site: Site | None) -> Executor:
+        if self._open is not None:
+            raise RuntimeError("this Run is already open; make another one to nest")
+        config = settings.resolve(self._config, max_workers=self._max_workers)
+        target = "stderr" if self._trace is True else config.trace
+        listener = self._trace if callable(self._trace) else None
+        if self._given is not None:
+            self._open = Borrowed(self._given, self._flavor, self._name, site)
+            tracing.publish(self._open.decision, target=target, listener=listener)
+        else:
+            request = Request(flavor=self._flavor, origin="Run", max_workers=self._max_workers, name=self._name)
+            self._open = open_pool(Opening(request, config, site=site, target=target, listener=listener))
+        return self._open  # type: ignore[no-any-return]
+
+    def _leave(self) -> Any:
+        if self._open is None:
+            raise RuntimeError("this Run is not open")
+        executor, self._open = self._open, None
+        return executor
+
+
+class Borrowed(Executor):
+    """A scope's view of an executor that belongs to somebody else: its own tasks, its own end."""
+
+    def __init__(self, executor: Executor, flavor: str, name: str | None, site: Site | None) -> None:
+        self._executor = executor
+        # Guards the two below.
+        self._lock = threading.Lock()
+        self._pending: set[Future[Any]] = set()
+        self._closed = False
+        kind = type(executor).__name__
+        self.decision = DecisionTrace(
+            origin="Run",
+            name=name,
+            asked=flavor,
+            flavor=flavor,
+            ladder=(kind,),
+            refused=(),
+            backend=kind,
+            workers=getattr(executor, "_max_workers", None),
+            start_method=None,
+            short=None,
+            reason="the caller's own executor",
+            settled=True,
+            where=None if site is None else str(site),
+        )
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+        future = self._executor.submit(fn, *args, **kwargs)
+        with self._lock:
+            self._pending.add(future)
+        future.add_done_callback(self._done)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            self._closed = True
+            pending = list(self._pending)
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if wait:
+            wait_for(pending)
+
+    def _done(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._pending.discard(future)
+
+
