@@ -64,10 +64,10 @@ def submit(
         try:
             future = entry.pool.submit(fn, *args, **kwargs)
         except BrokenExecutor:
+            # An earlier task crashed it, and it took nothing of this one: that goes to a new pool.
             _give_back(entry)
-            if _drop(key, entry):
-                continue  # a crash of an earlier task broke it, and it took nothing of this one
-            raise
+            _drop(key, entry)
+            continue
         except BaseException:
             _give_back(entry)
             raise
@@ -123,13 +123,12 @@ def _give_back(entry: _Lease) -> None:
             _ensure_reaper()
 
 
-def _drop(key: _Key, entry: _Lease) -> bool:
-    """Forget a broken pool. False if it was not the cached one any more, as when reset() came between."""
+def _drop(key: _Key, entry: _Lease) -> None:
+    """Forget a broken pool, unless another thread did already."""
     with _changed:
         if _leases.get(key) is entry:
             del _leases[key]
     entry.pool.shutdown(wait=False)
-    return entry.pool.decision.settled
 
 
 def _ensure_reaper() -> None:
