@@ -24,8 +24,9 @@ Does not promise:
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from unirun.refusal import Failure, Refused, Stage, failure, is_refusal
@@ -157,15 +158,21 @@ class GuardedProcessPool(_Base):
             ready = self._ready = Ready(initializer, initargs)
         except (ImportError, OSError) as error:
             raise self._refused_construction(error) from None
-        arguments = (max_workers, mp_context, ready, ())
+        def construct() -> None:
+            super(GuardedProcessPool, self).__init__(
+                max_workers, mp_context, ready, (), max_tasks_per_child=max_tasks_per_child
+            )
+
         try:
+            _ensure_tracker(mp_context, max_tasks_per_child)
             try:
-                super().__init__(*arguments, max_tasks_per_child=max_tasks_per_child)
+                construct()
             except PermissionError as error:
                 if not _from_system_limits(error):
                     raise
-                # Only the question how many semaphores there are is forbidden. The stdlib asks it once.
-                super().__init__(*arguments, max_tasks_per_child=max_tasks_per_child)
+                # Only the question how many semaphores there are is forbidden; they may well work.
+                with _without_system_limits():
+                    construct()
         except Exception as error:
             self._release()
             raise self._refused_construction(error) from None
@@ -173,6 +180,8 @@ class GuardedProcessPool(_Base):
     @staticmethod
     def _refused_construction(error: Exception) -> Exception:
         """Return the ``Refused`` for an error of construction, or the error itself where it is the caller's."""
+        if isinstance(error, Refused):
+            return error
         stage: Stage = "import" if isinstance(error, ImportError) else "construct"
         return Refused(stage, error) if is_refusal(stage, error) else error
 
@@ -278,6 +287,38 @@ def _died_early() -> BaseException:
         "every worker ended before it was ready; what it wrote to standard error says why "
         "(usually its main module cannot be imported, or has no `if __name__ == '__main__':` guard)"
     )
+
+
+def _ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
+    """Start the resource tracker that start methods other than fork need, before there is anything to track.
+
+    The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
+    """
+    import multiprocessing
+    from multiprocessing import resource_tracker
+
+    if mp_context is None:
+        mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
+    if mp_context.get_start_method() == "fork":
+        return
+    try:
+        resource_tracker.ensure_running()
+    except OSError as error:
+        raise Refused("start", error) from None
+
+
+_limits_lock = threading.Lock()  # guards the exchange of the stdlib's check
+
+
+@contextmanager
+def _without_system_limits() -> Iterator[None]:
+    with _limits_lock:
+        check = stdlib._check_system_limits  # type: ignore[attr-defined]
+        stdlib._check_system_limits = lambda: None  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            stdlib._check_system_limits = check  # type: ignore[attr-defined]
 
 
 def _from_system_limits(error: BaseException) -> bool:
