@@ -23,7 +23,7 @@ from unirun.managed import ManagedExecutor, open_pool
 from unirun.opening import Opening
 from unirun.trace import Site
 
-__all__ = ["lease", "reset", "submit"]
+__all__ = ["cached", "lease", "reset", "submit"]
 
 #: Seconds after its last task at which a cached pool is shut down. Long enough for a program that computes in
 #: bursts, short enough to give the memory of forgotten workers back.
@@ -95,6 +95,11 @@ def reset() -> None:
         entry.pool.shutdown(wait=True, cancel_futures=True)
     host.forget()
     trace.remember(None)
+
+
+def cached() -> int:
+    """Return how many pools are cached now."""
+    return len(_leases)
 
 
 def _take(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:

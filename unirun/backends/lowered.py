@@ -24,8 +24,6 @@ from typing import Any, Final
 
 __all__ = ["Lowered", "Semantics", "mentions_main"]
 
-Pickled = bytes | memoryview
-
 #: The stdlib's pools report a failed initializer here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
 
@@ -73,7 +71,7 @@ class Lowered(Executor):
         if not self._semantics.copy:
             return self._inner.submit(self._run_shared, fn, args, kwargs)
         try:
-            payload: Pickled | BaseException = dumps((fn, args, kwargs))
+            payload: bytes | BaseException = dumps((fn, args, kwargs))
         except BaseException as error:
             payload = error.with_traceback(None)
         return self._inner.submit(self._run_copied, payload)
@@ -85,7 +83,7 @@ class Lowered(Executor):
         self._ensure_initialized()
         return fn(*args, **kwargs)
 
-    def _run_copied(self, payload: Pickled | BaseException) -> Any:
+    def _run_copied(self, payload: bytes | BaseException) -> Any:
         self._ensure_initialized()
         if isinstance(payload, BaseException):
             raise payload
@@ -112,7 +110,7 @@ class Lowered(Executor):
         copied.__cause__ = RemoteTraceback(text)
         return copied
 
-    def _load(self, pickled: Pickled, what: str) -> Any:
+    def _load(self, pickled: bytes, what: str) -> Any:
         """Unpickle; a failure is what ends a worker process or its pool, so it is the pool's error."""
         try:
             return pickle.loads(pickled)
@@ -143,23 +141,24 @@ class Lowered(Executor):
             self._initialized = True
 
 
-def _unpickled(pickled: Pickled) -> Callable[[], Any]:
+def _unpickled(pickled: bytes) -> Callable[[], Any]:
     return lambda: pickle.loads(pickled)
 
 
-def dumps(value: object) -> Pickled:
+def dumps(value: object) -> bytes:
     """Pickle as process pools do, with the reducers registered for ``multiprocessing``."""
     try:
         from multiprocessing.reduction import ForkingPickler
     except ImportError:  # no multiprocessing on this Python
         return pickle.dumps(value)
-    return ForkingPickler.dumps(value)
+    # A copy: the view into a BytesIO that it returns crashes Python 3.12 when both are collected in one cycle.
+    return bytes(ForkingPickler.dumps(value))
 
 
 def mentions_main(value: object) -> bool:
     """Tell whether the pickle of ``value`` refers to ``__main__``; false where it cannot be pickled at all."""
     try:
-        return b"__main__" in bytes(dumps(value))
+        return b"__main__" in dumps(value)
     except Exception:
         return False  # the pool reports that, on the task's future
 

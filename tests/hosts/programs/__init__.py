@@ -1,0 +1,1 @@
+"""Programs that the host tests run, each in a process of its own."""

@@ -1,0 +1,187 @@
+"""One program with the seed's three functions, on every host, with every start method: same results, and explained."""
+
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts.fixtures import OnHost, Outcome
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).parent / "programs"
+SEED = (PROGRAMS / "seed.py").read_text()
+GUARD = 'if __name__ == "__main__":\n    main()\n'
+RESULTS = [9, 1, 16, 1, 25, 81, 4, 36]
+PARTS = ("crunch", "crunch_via_compat", "crunch_async")
+#: What the line of the warning must hold.
+POOL_LINES = {"crunch": "with Run(", "crunch_via_compat": ".ProcessPoolExecutor(", "crunch_async": "to_process("}
+METHODS = multiprocessing.get_all_start_methods()
+
+Refusal = tuple[str, str, str, int | None]
+
+SEMAPHORES = ("processes", "construct")
+#: host: what each of the three pools runs in, and what the first refused rung says.
+HOSTS: dict[str, tuple[str, Refusal | None]] = {
+    "healthy": ("processes", None),
+    "sysconf-eperm": ("processes", None),
+    "sem-enosys": ("threads", (*SEMAPHORES, "OSError", 38)),
+    "sem-enoent": ("threads", (*SEMAPHORES, "FileNotFoundError", 2)),
+    "sem-eacces": ("threads", (*SEMAPHORES, "PermissionError", 13)),
+    "sem-enospc": ("threads", (*SEMAPHORES, "OSError", 28)),
+    "shm-readonly": ("threads", (*SEMAPHORES, "OSError", 30)),
+    "fork-refused": ("threads", ("processes", "start", "BlockingIOError", 11)),
+    "threads-refused": ("inline", ("processes", "start", "RuntimeError", None)),
+    "nothing": ("inline", (*SEMAPHORES, "OSError", 38)),
+    "nproc": ("inline", ("processes", "start", "BlockingIOError", 11)),
+}
+
+
+def run(on_host: OnHost, host: str, argv: list[str], folder: Path, **options: Any) -> tuple[Outcome, dict[str, Any]]:
+    folder.chmod(0o777)  # one host has another user
+    outcome = on_host(
+        host,
+        [sys.executable, *argv],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=folder,
+        **options,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.left_behind == ()
+    assert outcome.exit_seconds is not None
+    assert outcome.exit_seconds < 1
+    lines = outcome.stdout.splitlines()
+    assert len(lines) == 2, "the job ran more than once"
+    return outcome, json.loads(lines[0])
+
+
+def check(
+    report: dict[str, Any], log: Path, backends: tuple[str, str, str], *refusals: Refusal | None
+) -> None:
+    assert sorted(map(int, log.read_text().split())) == sorted([3, 1, 4, 1, 5, 9, 2, 6] * 3), "not once each"
+    for part, backend in zip(PARTS, backends, strict=True):
+        found = report[part]
+        decision = found["decision"]
+        assert found["results"] == RESULTS
+        assert decision["backend"] == backend
+        assert decision["settled"]
+        assert found["elsewhere"] == (backend == "processes")
+        assert found["here"] == (backend != "processes")
+        if backend == "processes":
+            assert found["warnings"] == []
+            assert decision["refused"] == []
+            continue
+        refused = [(r["backend"], r["stage"], r["error"], r["errno"]) for r in decision["refused"]]
+        assert refused[0] in refusals
+        assert [r[0] for r in refused] == list(decision["ladder"])[: len(refused)]
+        if backend == "inline":
+            assert refused[1] == ("threads", "start", "RuntimeError", None)
+        (warning,) = found["warnings"]
+        assert warning["category"] == "DowngradeWarning"
+        assert all(r["message"] in warning["text"] for r in decision["refused"])
+        assert POOL_LINES[part] in SEED.splitlines()[warning["line"] - 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_host(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
+    """A guarded script."""
+    backend, refusal = HOSTS[host]
+    _, report = run(on_host, host, [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
+    check(report, tmp_path / "log", (backend, backend, backend), refusal)
+    assert {w["file"] for part in PARTS for w in report[part]["warnings"]} <= {str(PROGRAMS / "seed.py")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_second_fork_refused(on_host: OnHost, tmp_path: Path, method: str) -> None:
+    """With fork the first pool gets one worker of four and runs with it. The other methods need that one for the tracker."""
+    _, report = run(on_host, "fork-refused-second", [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
+    first = "processes" if method == "fork" else "threads"
+    refusal = ("processes", "start", "BlockingIOError", 11)
+    check(report, tmp_path / "log", (first, "threads", "threads"), refusal)
+    if method == "fork":
+        decision = report["crunch"]["decision"]
+        assert decision["workers"] == 1
+        assert decision["short"]["errno"] == 11
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_daemonic_parent(on_host: OnHost, tmp_path: Path, method: str) -> None:
+    """Inside a worker of a `multiprocessing.Pool`."""
+    _, report = run(on_host, "healthy", [str(PROGRAMS / "seed.py"), method, "log", "daemonic"], tmp_path)
+    check(report, tmp_path / "log", ("threads",) * 3, ("processes", "start", "AssertionError", None))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_script_on_standard_input(on_host: OnHost, tmp_path: Path, method: str) -> None:
+    """A worker that does not fork cannot import a main module that has no file."""
+    _, report = run(on_host, "healthy", ["-", method, "log"], tmp_path, stdin=SEED)
+    backend = "processes" if method == "fork" else "threads"
+    check(report, tmp_path / "log", (backend,) * 3, ("processes", "bootstrap", "FileNotFoundError", 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> None:
+    """Each worker imports the script, whose job must run once all the same."""
+    assert SEED.endswith(GUARD)
+    script = tmp_path / "script.py"
+    script.write_text(SEED.removesuffix(GUARD) + "main()\n")
+    _, report = run(on_host, "healthy", ["script.py", method, "log"], tmp_path)
+    backend = "processes" if method == "fork" else "threads"
+    refusals: list[Refusal] = [("processes", "bootstrap", "BrokenProcessPool", None)]
+    if method == "forkserver":
+        # Where the server imports the main module itself, it is the server that dies, and where the parent notices
+        # is a race inside of the stdlib.
+        refusals += [
+            ("processes", "start", "EOFError", None),
+            ("processes", "start", "ConnectionResetError", 104),
+            ("processes", "start", "BrokenPipeError", 32),
+        ]
+    check(report, tmp_path / "log", (backend,) * 3, *refusals)
+
+
+@pytest.fixture(scope="session")
+def healthy_behaviour() -> dict[str, list[Any]]:
+    """What came out on the healthy host, by start method: run once for all tests."""
+    return {}
+
+
+def behave(on_host: OnHost, host: str, method: str, folder: Path) -> list[Any]:
+    folder.mkdir()
+    for each in (folder, folder.parent):
+        each.chmod(0o777)
+    outcome = on_host(
+        host,
+        [sys.executable, str(PROGRAMS / "behaviour.py"), method, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.left_behind == ()
+    return [json.loads(line) for line in outcome.stdout.splitlines()[:3]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("host", [*HOSTS, "fork-refused-second"])
+def test_behaviour(
+    on_host: OnHost, tmp_path: Path, healthy_behaviour: dict[str, list[Any]], host: str, method: str
+) -> None:
+    """What a program may observe is what it observes on a healthy host, crashes aside where there is no other process."""
+    if method not in healthy_behaviour:
+        healthy_behaviour[method] = behave(on_host, "healthy", method, tmp_path / "healthy")
+    expected, healthy_crashes, _ = healthy_behaviour[method]
+    found, crashes, (elsewhere, shared) = behave(on_host, host, method, tmp_path / "marks")
+    assert found == expected
+    for failures in found["failures"]:
+        for name, answer in failures.items():
+            if not name.startswith("first "):
+                assert answer[-1] == (2 if f"first {name}" in failures else 1), f"{name} did not run once per submit"
+    for kind in found["copies"]:
+        assert kind[:3] == [[3, 1, 2], [1, 2, 3], False]
+    assert found["initializers"]["once"]
+    assert found["initializers"]["untouched"]
+    assert healthy_crashes == ["BrokenProcessPool", 1] * 3 + [1]
+    assert crashes == (healthy_crashes if elsewhere else None)
+    assert shared == ([[3, 1, 2], False, True] if elsewhere else [[1, 2, 3], True, False])

@@ -1,0 +1,262 @@
+"""The command line ``python -m unirun``: its arguments, and the words in which ``doctor`` reports."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+TYPE_CHECKING = False  # nothing else is imported before a command needs it, so that --help is quick
+if TYPE_CHECKING:
+    from unirun.doctor import Report, Try
+    from unirun.host import Host
+    from unirun.refusal import Failure
+    from unirun.trace import DecisionTrace
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; ``argv`` is by default this process's own."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unirun", description="Runs tasks in the best way that this host allows, and says which that is."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    # Each command is added by a function of its own, which sets `command`: from the arguments to an exit status.
+    _add_doctor(commands)
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "command"):
+        parser.print_help()
+        return 0
+    status: int = arguments.command(arguments)
+    return status
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this host can run, and what each flavor gets here",
+        description="Says what this host can run, what each flavor gets here and why, and which settings are in force.",
+        epilog="Exit status: 0 if there is a report, whatever it says; 2 for a setting or an argument that is not "
+        "accepted; 1 if --try finds that nothing at all can run.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument(
+        "--try", action="store_true", dest="start", help="really start each kind of worker, and time it"
+    )
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from unirun.doctor import examine
+    from unirun.errors import UnirunError
+
+    try:
+        report = examine(start=arguments.start)
+    except UnirunError as error:
+        print(f"unirun: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        import json
+
+        _write(json.dumps({"conclusion": conclusion(report), "advice": advice(report), **report.as_dict()}, indent=2))
+    else:
+        _write(render(report))
+    status = 1 if report.tries and not any(each.worked for each in report.tries) else 0
+    if any(each.gave_up for each in report.tries):
+        os._exit(status)  # at its normal exit the interpreter would wait for what gave no answer
+    return status
+
+
+def _write(text: str) -> None:
+    """Print ``text``, in whatever encoding standard output has, to whoever still reads it."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more at its exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def render(report: "Report") -> str:
+    """Return a report in words, the conclusion first."""
+    import textwrap
+
+    variables = [f"{name}={value}" for name, value in report.variables.items()]
+    sections = {
+        "What to do": [textwrap.fill(f"- {tip}", 98, subsequent_indent="    ") for tip in advice(report)],
+        "What each request gets": _table(_request_rows(report)),
+        "What was started to find out": _table([_try_row(each) for each in report.tries if each.alone]),
+        "This host": _table(_host_rows(report.facts)),
+        "Settings": [*(variables or ["no UNIRUN_* variable changes one: all defaults"]), *report.notes],
+    }
+    parts = ["\n  ".join([title, *lines]) for title, lines in sections.items() if lines]
+    return "\n\n".join([textwrap.fill(" ".join(conclusion(report)), 100), *parts])
+
+
+def conclusion(report: "Report") -> list[str]:
+    """Return what a tired reader needs to know, in sentences, process pools first."""
+    processes, threads = report.decisions["processes"], report.decisions["threads"]
+    failed = [each.error for each in report.tries if each.subject == "processes" and each.error]
+    if failed:
+        return [f"A process pool was opened here, and failed: {failed[0]}."]
+    if (why := _refusal(processes, "processes")) is not None:
+        by = f" by {_method(report)}" if _other_methods(report) else ""
+        said = [f"Process pools cannot start here{by}: {cause(why)}."]
+    elif processes.backend != "processes":
+        said = ["Process pools are left out: UNIRUN_LADDER does not name them, or names something else first."]
+    else:
+        said = ["Process pools work here." if processes.settled else "Nothing is known to stop process pools here."]
+    said.append(f"Requests for processes run {_place(processes)}.")
+    if processes.short is not None:
+        said.append(f"More workers could not be started: {cause(processes.short)}.")
+    if (why := _refusal(threads, "threads")) is not None:
+        said += [f"Threads cannot start here: {cause(why)}.", f"Requests for threads run {_place(threads)}."]
+    return said
+
+
+def advice(report: "Report") -> list[str]:
+    """Return what the reader can do about it, in sentences."""
+    processes, threads = report.decisions["processes"], report.decisions["threads"]
+    tips = [f"Process pools start by {each}: set UNIRUN_START_METHOD={each}." for each in _other_methods(report)[:1]]
+    for why in (*processes.refused, *threads.refused, processes.short):
+        tips += _explain(why)[1:] if why is not None else ()
+    if processes.backend is None:
+        tips.append("To let a lower rung serve: unset UNIRUN_DOWNGRADE=error, and UNIRUN_LADDER if it is set.")
+    elif processes.downgraded:
+        if processes.backend == "inline":
+            tips.append("As it is, tasks run one after the other, with the same results.")
+        elif report.facts.gil:
+            tips.append("As it is, Python code waits in parallel here, but does not compute in parallel (GIL).")
+        tips.append("To get an error instead of a lower rung: UNIRUN_DOWNGRADE=error.")
+    if not report.tries:
+        tips.append("Nothing was started to find this out. To start each kind once: python -m unirun doctor --try")
+    return list(dict.fromkeys(tips))
+
+
+def cause(why: "Failure") -> str:
+    """Return in words what refused, with the error."""
+    return f"{_explain(why)[0]} ({why.message if why.errno is not None else f'{why.error}: {why.message}'})"
+
+
+_FORK: Final = "new processes are refused"
+_SEM: Final = "semaphores are refused"
+_FILES: Final = "too many files are open"
+_MOUNT: Final = "Mount a writable tmpfs on /dev/shm (docker run --tmpfs /dev/shm)."
+_LIMITS: Final = "Look at the limits (ulimit -u; the container's pids.max, docker run --pids-limit)."
+#: What refused, then what can be done about it, by stage and by the number or the name of the error.
+_WORDS: Final = {
+    ("import", "NotImplementedError"): ("not in this version",),
+    ("construct", "ENOSYS"): (_SEM, "This system has no semaphores (as on AWS Lambda); nothing here can change that."),
+    ("construct", "ENOENT"): (_SEM, _MOUNT),
+    ("construct", "EROFS"): (_SEM, _MOUNT),
+    ("construct", "EACCES"): (_SEM, "Let this user write to /dev/shm: see its mode (1777) and the sandbox's rules."),
+    ("construct", "EPERM"): (_SEM, "Allow semaphores in the sandbox's rules (seccomp, AppArmor, seatbelt)."),
+    ("construct", "ENOSPC"): (_SEM, "Free /dev/shm (df /dev/shm; sem.* files of killed programs) or enlarge it."),
+    ("construct", "EMFILE"): (_FILES, "Raise the limit on open files (ulimit -n)."),
+    ("construct", "ENFILE"): (_FILES, "The whole system is at its limit: close files in other programs."),
+    ("start", "EAGAIN"): (_FORK, _LIMITS),
+    ("start", "EPERM"): (_FORK, "Allow fork and exec in the sandbox's rules (seccomp, AppArmor)."),
+    ("start", "ENOMEM"): ("memory is short", "Give it more memory, or fewer workers (UNIRUN_MAX_WORKERS)."),
+    ("start", "AssertionError"): ("this process is a daemonic worker", "Open the pool in the program that started it."),
+}
+#: The same where the error is not among them.
+_OTHERWISE: Final = {
+    "import": ("what they are made of is missing", "Use a Python with multiprocessing, if this system has one."),
+    "construct": (_SEM,),
+    "start": (_FORK,),
+    "bootstrap": ("no worker got as far as its first task", "Workers must be able to import the main module."),
+}
+
+
+def _explain(why: "Failure") -> tuple[str, ...]:
+    import errno
+
+    if "new thread" in why.message:
+        what = "refused by the system" if why.backend == "threads" else "they need a thread, and threads are refused"
+        return what, _LIMITS, "An old Docker under a newer C library refuses threads too: update Docker."
+    key = why.error if why.errno is None else errno.errorcode.get(why.errno, why.error)
+    return _WORDS.get((why.stage, key)) or _OTHERWISE[why.stage]
+
+
+def _refusal(decision: "DecisionTrace", backend: str) -> "Failure | None":
+    return next((why for why in decision.refused if why.backend == backend), None)
+
+
+def _method(report: "Report") -> str | None:
+    return report.config.start_method or report.facts.default_start_method
+
+
+def _other_methods(report: "Report") -> list[str]:
+    """Return the start methods that work where the one in force does not."""
+    refused = _refusal(report.decisions["processes"], "processes")
+    methods = [each.decision.start_method for each in report.tries if refused and each.alone and each.worked]
+    return [method for method in methods if method not in (None, _method(report))]
+
+
+def _place(decision: "DecisionTrace") -> str:
+    if decision.backend is None:
+        return "nowhere: they raise DowngradeError"
+    if decision.backend == "inline":
+        return "in the calling thread, one after the other"
+    by = f" by {decision.start_method}" if decision.start_method else ""
+    count = "the stdlib's number of" if decision.workers is None else decision.workers
+    return f"in {decision.backend}{by} ({count} worker{'' if count == 1 else 's'})"
+
+
+def _table(rows: list[tuple[str, list[str]]]) -> list[str]:
+    """Align rows of a label and the lines beside it."""
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"{'' if i else label:{width}}  {line}" for label, lines in rows for i, line in enumerate(lines)]
+
+
+def _request_rows(report: "Report") -> list[tuple[str, list[str]]]:
+    from unirun.doctor import COMPAT
+
+    rows: dict[str, list[str]] = {}
+    failed = {each.subject: [f"failed: {each.error}"] for each in report.tries if each.error}
+    for subject, decision in report.decisions.items():
+        row = [f"{_place(decision)}; {decision.reason}", *failed.get(subject, [])]
+        row += [f"not in {why.backend}: {cause(why)}" for why in decision.refused]
+        if subject not in COMPAT:
+            rows[subject] = row
+        elif row != rows[COMPAT[subject]]:
+            rows[f"{subject} (compat)"] = row
+    if not COMPAT.keys() & report.decisions.keys():
+        rows["compat"] = ["the stdlib's own classes, because UNIRUN_COMPAT_MODE=passthrough"]
+    return list(rows.items())
+
+
+def _try_row(each: "Try") -> tuple[str, list[str]]:
+    if each.first is not None and each.again is not None and each.error is None:
+        where = "another process" if each.own_process else "this process"
+        row = [f"worked in {where}: first result after {_time(each.first)}, a second one took {_time(each.again)}"]
+    elif each.error is not None:
+        row = [f"failed: {each.error}"]
+    else:
+        row = [f"refused at {why.stage}: {cause(why)}" for why in each.decision.refused]
+    row += [f"not all workers started: {cause(each.decision.short)}"] if each.decision.short is not None else []
+    row += [f"it wrote: {each.stderr.splitlines()[-1]}"] if each.stderr else []
+    return each.subject, row
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def _host_rows(facts: "Host") -> list[tuple[str, list[str]]]:
+    name = {"cpython": "CPython", "pypy": "PyPy"}.get(facts.implementation, facts.implementation)
+    methods = [f"{m} (default)" if m == facts.default_start_method else m for m in facts.start_methods]
+    rows = {
+        "Python": f"{name} {facts.version} on {facts.platform}, {'with a GIL' if facts.gil else 'without a GIL'}",
+        "CPUs": f"{facts.usable_cpus} that this process may use",
+        "Start methods": ", ".join(methods) or "none: this Python has no multiprocessing",
+        "Process pools": f"excluded: {cause(facts.no_processes)}"
+        if facts.no_processes
+        else "not excluded by the facts",
+        "Daemonic": "this process may not have children" if facts.daemonic else "",
+        "Subinterpreter": "fork is forbidden here" if facts.subinterpreter else "",
+        "Main module": "" if facts.main == "importable" else f"{facts.main}, for workers that do not fork",
+    }
+    return [(label, [text]) for label, text in rows.items() if text]
