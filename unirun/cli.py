@@ -1,6 +1,7 @@
 """The command line ``python -m unirun``: its arguments, and the words in which ``doctor`` reports."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -28,22 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "command"):
         parser.print_help()
         return 0
-    status: int = arguments.command(arguments)
-    return status
+    return int(arguments.command(arguments))
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "doctor",
-        help="say what this host can run, and what each flavor gets here",
-        description="Says what this host can run, what each flavor gets here and why, and which settings are in force.",
-        epilog="Exit status: 0 if there is a report, whatever it says; 2 for a setting or an argument that is not "
-        "accepted; 1 if --try finds that nothing at all can run.",
-    )
+    about = "Say what this host can run, what each flavor gets here and why, and which settings are in force."
+    status = "Exit status: 0 with a report; 2 for a bad setting or argument; 1 if --try finds that nothing can run."
+    parser = commands.add_parser("doctor", help=about, description=about, epilog=status)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument(
-        "--try", action="store_true", dest="start", help="really start each kind of worker, and time it"
-    )
+    parser.add_argument("--try", action="store_true", dest="start", help="really start each kind of worker")
     parser.set_defaults(command=_doctor)
 
 
@@ -74,22 +68,23 @@ def _write(text: str) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        # The interpreter flushes once more at its exit, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at its exit
+        if not isinstance(error, BrokenPipeError):  # a reader that is gone has read enough
+            print(f"unirun: the report cannot be written: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
 
 
 def render(report: "Report") -> str:
     """Return a report in words, the conclusion first."""
     import textwrap
 
-    variables = [f"{name}={value}" for name, value in report.variables.items()]
     sections = {
         "What to do": [textwrap.fill(f"- {tip}", 98, subsequent_indent="    ") for tip in advice(report)],
         "What each request gets": _table(_request_rows(report)),
         "What was started to find out": _table([_try_row(each) for each in report.tries if each.alone]),
         "This host": _table(_host_rows(report.facts)),
-        "Settings": [*(variables or ["no UNIRUN_* variable changes one: all defaults"]), *report.notes],
+        "Settings": [*map("=".join, report.variables.items()), *report.notes] or ["all defaults: no UNIRUN_* variable"],
     }
     parts = ["\n  ".join([title, *lines]) for title, lines in sections.items() if lines]
     return "\n\n".join([textwrap.fill(" ".join(conclusion(report)), 100), *parts])
@@ -142,7 +137,6 @@ def cause(why: "Failure") -> str:
 
 _FORK: Final = "new processes are refused"
 _SEM: Final = "semaphores are refused"
-_FILES: Final = "too many files are open"
 _MOUNT: Final = "Mount a writable tmpfs on /dev/shm (docker run --tmpfs /dev/shm)."
 _LIMITS: Final = "Look at the limits (ulimit -u; the container's pids.max, docker run --pids-limit)."
 #: What refused, then what can be done about it, by stage and by the number or the name of the error.
@@ -154,8 +148,8 @@ _WORDS: Final = {
     ("construct", "EACCES"): (_SEM, "Let this user write to /dev/shm: see its mode (1777) and the sandbox's rules."),
     ("construct", "EPERM"): (_SEM, "Allow semaphores in the sandbox's rules (seccomp, AppArmor, seatbelt)."),
     ("construct", "ENOSPC"): (_SEM, "Free /dev/shm (df /dev/shm; sem.* files of killed programs) or enlarge it."),
-    ("construct", "EMFILE"): (_FILES, "Raise the limit on open files (ulimit -n)."),
-    ("construct", "ENFILE"): (_FILES, "The whole system is at its limit: close files in other programs."),
+    ("construct", "EMFILE"): ("too many files are open", "Raise the limit on open files (ulimit -n)."),
+    ("construct", "ENFILE"): ("the system has too many files open", "Close files in other programs."),
     ("start", "EAGAIN"): (_FORK, _LIMITS),
     ("start", "EPERM"): (_FORK, "Allow fork and exec in the sandbox's rules (seccomp, AppArmor)."),
     ("start", "ENOMEM"): ("memory is short", "Give it more memory, or fewer workers (UNIRUN_MAX_WORKERS)."),
@@ -171,8 +165,6 @@ _OTHERWISE: Final = {
 
 
 def _explain(why: "Failure") -> tuple[str, ...]:
-    import errno
-
     if "new thread" in why.message:
         what = "refused by the system" if why.backend == "threads" else "they need a thread, and threads are refused"
         return what, _LIMITS, "An old Docker under a newer C library refuses threads too: update Docker."
@@ -190,9 +182,10 @@ def _method(report: "Report") -> str | None:
 
 def _other_methods(report: "Report") -> list[str]:
     """Return the start methods that work where the one in force does not."""
-    refused = _refusal(report.decisions["processes"], "processes")
-    methods = [each.decision.start_method for each in report.tries if refused and each.alone and each.worked]
-    return [method for method in methods if method not in (None, _method(report))]
+    if _refusal(report.decisions["processes"], "processes") is None:
+        return []
+    worked = [each.decision.start_method for each in report.tries if each.alone and each.worked]
+    return [method for method in worked if method not in (None, _method(report))]
 
 
 def _place(decision: "DecisionTrace") -> str:
@@ -206,7 +199,6 @@ def _place(decision: "DecisionTrace") -> str:
 
 
 def _table(rows: list[tuple[str, list[str]]]) -> list[str]:
-    """Align rows of a label and the lines beside it."""
     width = max((len(label) for label, _ in rows), default=0)
     return [f"{'' if i else label:{width}}  {line}" for label, lines in rows for i, line in enumerate(lines)]
 
@@ -248,15 +240,10 @@ def _time(seconds: float) -> str:
 def _host_rows(facts: "Host") -> list[tuple[str, list[str]]]:
     name = {"cpython": "CPython", "pypy": "PyPy"}.get(facts.implementation, facts.implementation)
     methods = [f"{m} (default)" if m == facts.default_start_method else m for m in facts.start_methods]
-    rows = {
-        "Python": f"{name} {facts.version} on {facts.platform}, {'with a GIL' if facts.gil else 'without a GIL'}",
-        "CPUs": f"{facts.usable_cpus} that this process may use",
-        "Start methods": ", ".join(methods) or "none: this Python has no multiprocessing",
-        "Process pools": f"excluded: {cause(facts.no_processes)}"
-        if facts.no_processes
-        else "not excluded by the facts",
-        "Daemonic": "this process may not have children" if facts.daemonic else "",
-        "Subinterpreter": "fork is forbidden here" if facts.subinterpreter else "",
-        "Main module": "" if facts.main == "importable" else f"{facts.main}, for workers that do not fork",
-    }
-    return [(label, [text]) for label, text in rows.items() if text]
+    excluded = facts.no_processes and f"excluded: {cause(facts.no_processes)}"
+    return [
+        ("Python", [f"{name} {facts.version} on {facts.platform}, {'with a GIL' if facts.gil else 'without a GIL'}"]),
+        ("CPUs", [f"{facts.usable_cpus} that this process may use"]),
+        ("Start methods", [", ".join(methods) or "none: this Python has no multiprocessing"]),
+        ("Process pools", [excluded or "not excluded by these facts"]),
+    ]

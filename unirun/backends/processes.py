@@ -66,7 +66,8 @@ class Ready:
         # Both ends stay open as long as the pool object lives: a worker that says ready late must find the pipe,
         # or the signal SIGPIPE might end it.
         self._reader, self._writer = Pipe(duplex=False)
-        self._armed = True
+        #: New workers shall say ready.
+        self.armed = True
 
     def __call__(self) -> None:
         """Run in the worker, where the fork start method made a copy of this object."""
@@ -78,11 +79,11 @@ class Ready:
         from multiprocessing.reduction import ForkingPickler
 
         user = bytes(ForkingPickler.dumps(self._user))
-        return _Told, (self._writer if self._armed else None, user)
+        return _Told, (self._writer if self.armed else None, user)
 
     def disarm(self) -> None:
         """From here on new workers need not say ready; their word would only fill the pipe."""
-        self._armed = False
+        self.armed = False
 
     def ended(self, future: Future[Any]) -> None:
         """Wake the waiting ``submit``: its future is done, by a crash or otherwise."""
@@ -197,6 +198,8 @@ class GuardedProcessPool(_Base):
         """
         ready = self._ready
         assert ready is not None
+        if not ready.armed:  # an earlier call started it, and was then interrupted
+            return super().submit(fn, *args, **kwargs), True
         try:
             future = super().submit(fn, *args, **kwargs)
         except Exception as error:

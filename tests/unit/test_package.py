@@ -1,0 +1,93 @@
+"""The package itself: lazy, light, typed, and public where it says so."""
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unirun
+
+ROOT = Path(unirun.__file__).parents[1]
+PROBE = "import sys, json; before = set(sys.modules); {}; print(json.dumps(sorted(set(sys.modules) - before)))"
+
+
+def imported_by(statement: str) -> set[str]:
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", PROBE.format(statement)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return set(json.loads(answer.stdout))
+
+
+def test_importing_it_imports_nothing() -> None:
+    assert imported_by("import unirun") - {"json"} <= {"unirun"}
+
+
+def test_the_table_of_names_is_the_public_api() -> None:
+    assert set(unirun._HOME) == set(unirun.__all__)
+    for name in unirun.__all__:
+        value = getattr(unirun, name)
+        assert value.__module__ == f"unirun.{unirun._HOME[name]}", name
+        assert value.__doc__, name
+    assert set(unirun.__all__) <= set(dir(unirun))
+    with pytest.raises(AttributeError, match="'unirun' has no attribute 'nothing'"):
+        _ = unirun.nothing  # type: ignore[attr-defined]
+
+
+def test_every_module_says_in_its_first_line_why_it_exists() -> None:
+    for module in pkgutil.walk_packages(unirun.__path__, "unirun."):
+        if module.name == "unirun.__main__":
+            continue  # importing it runs it
+        if module.name.endswith(".interpreter") and sys.version_info < (3, 14):
+            continue
+        doc = importlib.import_module(module.name).__doc__ or ""
+        assert doc.splitlines()[0].endswith((".", ":")), module.name
+
+
+def test_modules_are_short() -> None:
+    long = {p.name: n for p in (ROOT / "unirun").rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
+    assert not long
+
+
+FLOORS = [
+    {"errors", "refusal"},
+    {"config"},
+    {"host", "trace"},
+    {"ladder"},
+    {"opening", "backends", "offloop"},
+    {"managed"},
+    {"leases"},
+    {"mapping", "scope", "aio"},
+    {"compat", "doctor"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def test_imports_go_down_only() -> None:
+    """A module imports from lower floors, or from its own package; never from above."""
+    floor = {name: n for n, names in enumerate(FLOORS) for name in names}
+    for path in (ROOT / "unirun").rglob("*.py"):
+        own = path.relative_to(ROOT / "unirun").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if words[:1] == ["from"] and words[1].startswith("unirun."):
+                other = words[1].split(".")[1]
+            elif words[:2] == ["from", "unirun"]:
+                others = [w.strip(",()") for w in words[3:] if w.strip(",()") in floor]
+                assert all(floor[o] < floor[own] or o == own for o in others), f"{path.name}: {line.strip()}"
+                continue
+            else:
+                continue
+            assert other == own or floor[other] < floor[own], f"{path.name}: {line.strip()}"
