@@ -6,13 +6,14 @@ the environment, the default.
 """
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
 from unirun.errors import ConfigError
 
-__all__ = ["RuntimeConfig", "autopatch_enabled", "compat_mode", "configure", "resolve"]
+__all__ = ["RuntimeConfig", "autopatch_enabled", "compat_mode", "configure", "resolve", "variables"]
 
 Flavor = Literal["auto", "processes", "threads", "interpreters", "none"]
 CompatMode = Literal["managed", "passthrough"]
@@ -211,6 +212,11 @@ _OTHER: Final = ("UNIRUN_COMPAT_MODE", "UNIRUN_AUTOPATCH")
 _suggested: set[str] = set()
 
 
+def variables() -> dict[str, str]:
+    """Return the variables of unirun's that are set and not empty, as they are in the environment."""
+    return {name: value for name in (*_FIELD_OF, *_OTHER) if (value := os.environ.get(name, "")).strip()}
+
+
 def _environment() -> RuntimeConfig:
     """Return what the environment says. An empty variable counts as unset."""
     names = [name for name in os.environ if name.startswith("UNIRUN_")]
@@ -268,6 +274,9 @@ def _warn_unknown(names: list[str]) -> None:
         import difflib  # only where there is something to say
 
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        warnings.warn(
-            f"the environment variable {name} means nothing to unirun; did you mean {near}?", RuntimeWarning, stacklevel=2
-        )
+        # At the user's line, which trace.caller() would find; but that stands above this module.
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "unirun":
+            level, frame = level + 1, frame.f_back
+        message = f"the environment variable {name} means nothing to unirun; did you mean {near}?"
+        warnings.warn(message, RuntimeWarning, stacklevel=level)

@@ -118,10 +118,11 @@ def examine(*, start: bool) -> Report:
     """
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        config, variables = settings.resolve(), _variables()
+        config, managed = settings.resolve(), settings.compat_mode() == "managed"
+        settings.autopatch_enabled()  # a bad value is to be reported with the others
     facts, notes = host.probe(), tuple(str(each.message) for each in heard)
     requests = {flavor: Request(flavor=flavor, origin="Run") for flavor in FLAVORS}
-    if settings.compat_mode() == "managed":
+    if managed:
         requests |= {name: Request(flavor=flavor, origin=name, dropin=True) for name, flavor in COMPAT.items()}
     tries: list[Try] = []
     if start:
@@ -131,17 +132,14 @@ def examine(*, start: bool) -> Report:
         decisions = {each.subject: each.decision for each in tries if not each.alone}
     else:
         decisions = {subject: _foresee(request, config) for subject, request in requests.items()}
-    return Report(facts=facts, config=config, variables=variables, notes=notes, decisions=decisions, tries=tuple(tries))
-
-
-def _variables() -> dict[str, str]:
-    given = settings._environment()
-    values: dict[str, Any] = {variable: getattr(given, field) for variable, field in settings._FIELD_OF.items()}
-    if settings.compat_mode() != "managed":
-        values["UNIRUN_COMPAT_MODE"] = settings.compat_mode()
-    if not settings.autopatch_enabled():
-        values["UNIRUN_AUTOPATCH"] = 0
-    return {k: ",".join(v) if isinstance(v, tuple) else str(v) for k, v in values.items() if v is not None}
+    return Report(
+        facts=facts,
+        config=config,
+        variables=settings.variables(),
+        notes=notes,
+        decisions=decisions,
+        tries=tuple(tries),
+    )
 
 
 def _foresee(request: Request, config: RuntimeConfig) -> DecisionTrace:

@@ -32,6 +32,9 @@ _MAY_SERVE: Final = {
     "none": frozenset({"inline"}),
 }
 
+#: A process pool there waits for all its workers in one call, which takes 64 handles; the stdlib refuses more than this.
+_MOST_ON_WINDOWS: Final = 61
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -104,12 +107,14 @@ def decide(request: Request, config: RuntimeConfig, host: Host) -> Plan:
     rejected = tuple(why for rung in ladder if (why := _exclusion(rung, method, host)) is not None)
     excluded = {why.backend for why in rejected}
     workers = request.max_workers or config.max_workers
+    if workers is None and not request.dropin:
+        workers = min(host.usable_cpus, _MOST_ON_WINDOWS) if host.platform == "win32" else host.usable_cpus
     return Plan(
         flavor=flavor,
         ladder=ladder,
         rungs=tuple(rung for rung in ladder if rung not in excluded),
         rejected=rejected,
-        workers=workers if workers is not None or request.dropin else host.usable_cpus,
+        workers=workers,
         start_method=method,
         reason=reason,
     )

@@ -78,6 +78,12 @@ _CONSTRUCT: Final = frozenset(
 )
 #: Those of them that stay as they are while the interpreter lives; the others come and go with the load.
 _LASTING: Final = frozenset({errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS})
+#: How the interpreter says that it will not start a thread or a process; it has no class or number for that.
+_REFUSING_WORDS: Final = (
+    "can't start new thread",
+    "fork not supported for",  # in a sub-interpreter
+    "daemon threads are disabled in this",  # likewise; the stdlib's queues need one
+)
 
 
 def lasting(error: BaseException) -> bool:
@@ -99,9 +105,7 @@ def is_refusal(stage: Stage, error: BaseException) -> bool:
         return True
     if isinstance(error, AssertionError):
         return "daemonic processes" in str(error)
-    return isinstance(error, RuntimeError) and (
-        str(error) == "can't start new thread" or "not supported for" in str(error) and "subinterpreter" in str(error)
-    )
+    return isinstance(error, RuntimeError) and str(error).startswith(_REFUSING_WORDS)
 
 
 def _raised_by_pickling(traceback: TracebackType | None) -> bool:

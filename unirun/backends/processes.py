@@ -230,6 +230,26 @@ class GuardedProcessPool(_Base):
             self._release()
             raise Refused("bootstrap", _died_early())
 
+    def _launch_processes(self) -> None:
+        super()._launch_processes()  # type: ignore[misc]
+        self._start_feeder()  # after the forks: a child of a process with threads may inherit a lock that they hold
+
+    def _start_executor_manager_thread(self) -> None:
+        if self._executor_manager_thread is None and self._safe_to_dynamically_spawn_children:  # type: ignore[has-type]
+            self._start_feeder()
+        super()._start_executor_manager_thread()  # type: ignore[misc]
+
+    def _start_feeder(self) -> None:
+        """Start the thread that feeds the call queue now, where a refusal is one of the start.
+
+        The stdlib starts it from its manager thread, with the first task. Before 3.12 a refusal ends that thread there, and
+        every future waits forever; later it counts as a crash.
+        """
+        queue = self._call_queue
+        with queue._notempty:
+            if queue._thread is None:
+                queue._start_thread()
+
     def _spawn_process(self) -> None:
         try:
             super()._spawn_process()  # type: ignore[misc]
@@ -280,6 +300,8 @@ class GuardedProcessPool(_Base):
             held = self.__dict__.pop(name, None)
             if held is not None:
                 held.close()
+                if name == "_call_queue":
+                    held.join_thread()
         if self._ready is not None:
             self._ready.close()
             self._ready = None

@@ -1,0 +1,50 @@
+"""Many pools from many threads on a host that refuses at random: nothing hangs, nothing leaks, nothing is lost."""
+
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.fixtures import OnHost
+from unirun import host
+
+ROOT = Path(__file__).parents[2]
+#: A spawned worker takes 0.1 s of a processor, a forked one 2 ms.
+POOLS = {"fork": 300, "forkserver": 300, "spawn": 60}
+
+
+def fork_is_hopeless() -> bool:
+    """Whether the stdlib's own pools hang here when eight threads fork: a child inherits locks that others held."""
+    return sys.version_info >= (3, 14) or not host.probe().gil
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(
+            method,
+            marks=pytest.mark.skipif(
+                method == "fork" and fork_is_hopeless(),
+                reason="the stdlib's own fork pools hang when opened from 8 threads on Python 3.14+ and without a GIL",
+            ),
+        )
+        for method in multiprocessing.get_all_start_methods()
+    ],
+)
+def test_pools_under_random_refusals(on_host: OnHost, method: str) -> None:
+    outcome = on_host(
+        "healthy",
+        [sys.executable, str(ROOT / "tests/stress/pools.py"), method, "1", str(POOLS[method])],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=110,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.left_behind == ()
+    report = json.loads(outcome.stdout.splitlines()[0])
+    assert report["wrong"] == []
+    assert report["after"] == report["before"], "something leaked"
+    assert sum(report["served"].values()) == POOLS[method] + 1
+    assert set(report["served"]) == {"processes", "threads", "inline"}, "the refusals did not reach every rung"

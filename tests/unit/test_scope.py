@@ -1,0 +1,290 @@
+"""Run, map and submit, to_process and to_thread, and the cached pools behind them."""
+
+import asyncio
+import contextvars
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unirun
+from tests.tasks import crash, mark, nap, pid, square, thread_id
+from unirun import ConfigError, Run, RuntimeConfig, configure, last_decision, leases, reset, to_process, to_thread
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+SPAWNING = [m for m in ("spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
+ALL_FLAVORS = ["auto", "processes", "threads", "none"]
+
+
+@pytest.mark.parametrize("flavor", ALL_FLAVORS)
+def test_a_scope_gives_an_executor_and_closes_it(flavor: Any, tmp_path: Path) -> None:
+    with Run(flavor=flavor, max_workers=2, name="mine") as executor:
+        assert isinstance(executor, Executor)
+        futures = [executor.submit(nap, 0.1), executor.submit(mark, str(tmp_path / "done"))]
+    assert all(f.done() for f in futures)
+    assert (tmp_path / "done").exists()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(square, 1)
+
+
+def test_the_decision_is_on_the_scope_the_executor_and_the_module() -> None:
+    scope = Run(flavor="threads", max_workers=1, name="n")
+    assert scope.trace is None
+    with scope as executor:
+        assert scope.trace == executor.decision  # type: ignore[attr-defined]
+        executor.submit(square, 2)
+        assert scope.trace == last_decision()
+    assert scope.trace == last_decision()
+    assert scope.trace is not None
+    assert (scope.trace.name, scope.trace.settled) == ("n", True)
+
+
+def test_scopes_nest_and_one_can_be_entered_again() -> None:
+    outer = Run(flavor="processes", max_workers=1)
+    with outer as first:
+        with Run(flavor="threads", max_workers=1) as second:
+            assert first.submit(pid).result() != second.submit(pid).result() == os.getpid()
+        with pytest.raises(RuntimeError, match="already open"):
+            outer.__enter__()
+        assert first.submit(square, 3).result() == 9
+    with outer as again:
+        assert again is not first
+        assert again.submit(square, 4).result() == 16
+    with pytest.raises(RuntimeError, match="not open"):
+        outer.__exit__(None, None, None)
+
+
+def test_an_exception_in_the_block_comes_out_and_the_tasks_are_waited_for(tmp_path: Path) -> None:
+    def block() -> None:
+        with Run(flavor="threads", max_workers=1) as executor:
+            executor.submit(nap, 0.2)
+            executor.submit(mark, str(tmp_path / "done"))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        block()
+    assert (tmp_path / "done").exists()
+
+
+def test_an_executor_of_ones_own_stays_open() -> None:
+    with ThreadPoolExecutor(1) as own:
+        with Run(executor=own, name="mine") as executor:
+            future = executor.submit(nap, 0.1)
+            assert executor.decision.backend == "ThreadPoolExecutor"  # type: ignore[attr-defined]
+        assert future.done()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(square, 1)
+        assert own.submit(square, 5).result() == 25
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"flavor": "process"}, ConfigError, "'process'.*'processes'"),
+        ({"max_workers": 0}, ConfigError, "max_workers=0"),
+        ({"max_workers": "4"}, ConfigError, "max_workers='4'"),
+        ({"config": {"max_workers": 2}}, TypeError, "RuntimeConfig"),
+        ({"executor": 4}, TypeError, "executor must be"),
+        ({"trace": "stderr"}, TypeError, "trace must be"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Run(**options)
+
+
+@pytest.mark.parametrize("flavor", ALL_FLAVORS)
+def test_async_with(flavor: Any) -> None:
+    async def main() -> list[int]:
+        async with Run(flavor=flavor, max_workers=2) as executor:
+            loop = asyncio.get_running_loop()
+            return await asyncio.gather(*(loop.run_in_executor(executor, square, n) for n in range(4)))
+
+    assert asyncio.run(main()) == [0, 1, 4, 9]
+
+
+async def longest_gap(body: Callable[[], Any]) -> float:
+    """Run a coroutine and return the longest time, in seconds, for which the loop did nothing else."""
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.005)
+            gaps.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    beating = asyncio.create_task(beat())
+    await body()
+    beating.cancel()
+    return max(gaps)
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_async_with_never_blocks_the_loop(method: Any) -> None:
+    """Neither while a worker starts nor while a long task is waited for at the end."""
+
+    async def scope() -> None:
+        config = RuntimeConfig(start_method=method)
+        async with Run(flavor="processes", config=config, max_workers=1) as executor:
+            executor.submit(nap, 1.0)
+
+    # Far below the second of the task and yet above the hiccups of a loaded machine: not a timing, but an order.
+    assert asyncio.run(longest_gap(scope)) < 0.7
+
+
+def test_leaving_an_async_scope_waits_even_when_cancelled(tmp_path: Path) -> None:
+    async def scope() -> None:
+        async with Run(flavor="threads", max_workers=1) as executor:
+            executor.submit(nap, 0.3)
+            executor.submit(mark, str(tmp_path / "done"))
+
+    async def main() -> None:
+        task = asyncio.create_task(scope())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (tmp_path / "done").exists()
+
+    asyncio.run(main())
+
+
+def test_map_and_submit_over_any_executor_or_none() -> None:
+    with ThreadPoolExecutor(1) as own:
+        assert list(unirun.map(own, square, [1, 2])) == [1, 4]
+        assert unirun.submit(own, pow, 2, 5).result() == 32
+    assert list(unirun.map(pow, [2, 3], [3, 2], chunksize=1, timeout=30)) == [8, 9]
+    assert unirun.submit(int, "ff", base=16).result() == 255
+    assert leases.cached() == 1
+    for wrong in (lambda: unirun.map(3, [1]), lambda: unirun.map(square), lambda: unirun.submit("square", 1)):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_to_thread_carries_context_variables() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+    async def main() -> tuple[str, int]:
+        variable.set("seen")
+        return await to_thread(variable.get), await to_thread(thread_id)
+
+    value, thread = asyncio.run(main())
+    assert value == "seen"
+    assert thread != threading.get_ident()
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_to_process(method: Any) -> None:
+    configure(start_method=method)
+
+    async def main() -> list[int]:
+        results = await asyncio.gather(*(to_process(square, n) for n in range(5)))
+        assert await to_process(int, "ff", base=16) == 255
+        with pytest.raises(ZeroDivisionError):
+            await to_process(divmod, 1, 0)
+        assert await to_process(pid) != os.getpid()
+        return results
+
+    assert asyncio.run(main()) == [0, 1, 4, 9, 16]
+    assert leases.cached() == 1
+
+
+def test_a_crash_is_one_error_and_the_next_call_gets_a_new_pool() -> None:
+    async def main() -> None:
+        with pytest.raises(BrokenProcessPool):
+            await to_process(crash)
+        assert await to_process(square, 3) == 9
+
+    asyncio.run(main())
+
+
+def test_cancelling_a_call_cancels_a_task_that_has_not_started(tmp_path: Path) -> None:
+    configure(max_workers=1, force_threads=True)
+
+    async def main() -> None:
+        first = asyncio.create_task(to_thread(nap, 0.3))
+        second = asyncio.create_task(to_thread(mark, str(tmp_path / "ran")))
+        await asyncio.sleep(0.1)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        await first
+
+    asyncio.run(main())
+    reset()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_cached_pool_is_shared_and_ended_by_reset() -> None:
+    configure(force_process=True, max_workers=1)
+    first = {unirun.submit(pid).result() for _ in range(3)}
+    assert len(first) == 1
+    configure(force_process=True, max_workers=2)
+    unirun.submit(pid).result()
+    assert leases.cached() == 2
+    reset()
+    assert leases.cached() == 0
+    assert not multiprocessing.active_children()
+    assert {unirun.submit(pid).result()} != first
+
+
+def test_one_cached_pool_however_many_threads_ask_at_once() -> None:
+    configure(force_process=True, max_workers=1)
+    barrier = threading.Barrier(8)
+    pids: list[int] = []
+
+    def ask() -> None:
+        barrier.wait(30)
+        pids.append(unirun.submit(pid).result(30))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(pids) == 8
+    assert len(set(pids)) == 1
+    assert leases.cached() == 1
+
+
+def test_idle_pools_end_by_themselves_and_busy_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "IDLE_SECONDS", 0.2)
+    configure(max_workers=1)
+    busy = unirun.submit(nap, 0.8)
+    assert busy.result(30) == 0.8, "the pool was ended under its task"
+    end = time.monotonic() + 30
+    while leases.cached() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert leases.cached() == 0
+    while any(t.name == "unirun-idle" for t in threading.enumerate()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(t.name == "unirun-idle" for t in threading.enumerate()), "nothing is left to watch"
+    assert unirun.submit(square, 2).result(30) == 4
+
+
+def child_of_a_fork(queue: Any) -> None:
+    """Use a cached pool where the parent has one too."""
+    queue.put((leases.cached(), unirun.submit(square, 6).result(30), leases.cached()))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform cannot fork")
+def test_a_forked_child_does_not_share_the_cached_pools() -> None:
+    unirun.submit(square, 1).result()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=child_of_a_fork, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == (0, 36, 1)
+    child.join(30)
+    assert child.exitcode == 0
+    queue.close()
+    queue.join_thread()
+    assert unirun.submit(square, 2).result() == 4
