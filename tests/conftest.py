@@ -13,7 +13,7 @@ pytest_plugins = ["tests.hosts.fixtures"]
 
 @pytest.fixture(autouse=True)
 def clean_state(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give each test the defaults and no pool of another's; the seed's own tests keep the environment they are run in."""
+    """Give each test the defaults and no pool of another's; the seed's own tests keep their environment."""
     if not request.node.get_closest_marker("keeps_environment"):
         for name in [name for name in os.environ if name.startswith("UNIRUN_")]:
             monkeypatch.delenv(name)

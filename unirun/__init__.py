@@ -1,4 +1,4 @@
-"""Names of the public API and the modules they live in; each is imported when it is first used, so that this costs nothing."""
+"""The public names and the modules they live in: each is imported when it is first used, so this costs nothing."""
 
 TYPE_CHECKING = False  # what type checkers look for; `typing` itself costs more than this whole module
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _HOME = {
 }
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: RUF022 - the order of _HOME, which a test holds equal to this
+__all__ = [
     "BootstrapError",
     "ConfigError",
     "DecisionTrace",
@@ -58,14 +58,15 @@ __all__ = [  # noqa: RUF022 - the order of _HOME, which a test holds equal to th
     "to_thread",
 ]
 
+if not TYPE_CHECKING:  # or a name that does not exist would pass for one that does
 
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(__import__(f"{__name__}.{home}", fromlist=[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        home = _HOME.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(__import__(f"{__name__}.{home}", fromlist=[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -8,11 +8,12 @@ Does not promise:
     That a pool starts. Whether ``fork`` is refused shows only when something is forked.
 """
 
+import importlib
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from unirun.refusal import Failure, failure, lasting
 
@@ -122,12 +123,13 @@ def _start_methods() -> tuple[str, ...]:
 
 
 def _probe_semaphore() -> Failure | None:
-    """Make one semaphore as ``multiprocessing`` would, already unlinked, and say why not where that is refused for good.
+    """Make one semaphore as ``multiprocessing`` would, already unlinked, and say why not where that is refused for
+    good.
 
     The stdlib's queues need three of them, and they are all that most refusing hosts refuse.
     """
     try:
-        import _multiprocessing
+        import _multiprocessing  # type: ignore[import-not-found]
         import multiprocessing.synchronize as synchronize
     except ImportError as error:
         return failure("processes", "import", error)
@@ -156,17 +158,19 @@ def _process_state() -> tuple[bool, bool, str | None]:
 
 
 def _in_subinterpreter() -> bool:
-    interpreters: Any
-    try:
-        import _interpreters as interpreters  # 3.13+
-    except ImportError:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # the first from 3.13 on
         try:
-            import _xxsubinterpreters as interpreters
+            interpreters = importlib.import_module(name)
         except ImportError:
-            return False
+            continue
+        break
+    else:
+        return False
     current, main = interpreters.get_current(), interpreters.get_main()
     # 3.13 on answers with (id, whence)
-    return bool((current[0] if isinstance(current, tuple) else current) != (main[0] if isinstance(main, tuple) else main))
+    return bool(
+        (current[0] if isinstance(current, tuple) else current) != (main[0] if isinstance(main, tuple) else main)
+    )
 
 
 def _main_module() -> str:

@@ -1,4 +1,4 @@
-"""Deciding: from a request, the settings and the host facts to the rungs to try. Pure: the same three values, the same plan.
+"""Deciding: from a request, the settings and the host facts to the rungs to try. The same three, the same plan.
 
 No clock, environment, import or probing in here: everything that touches the host sits in the probe and the backends.
 """
@@ -16,7 +16,7 @@ __all__ = ["LADDERS", "Plan", "Request", "decide"]
 
 #: The backends that may serve a flavor, best first. `pipes` will come second for what is a drop-in of the stdlib's
 #: pool and first for everybody else; `interpreters` will come before `threads`.
-LADDERS: Final = {
+LADDERS: Final[dict[str, tuple[str, ...]]] = {
     "processes": ("processes", "threads", "inline"),
     "interpreters": ("interpreters", "processes", "threads", "inline"),
     "threads": ("threads", "inline"),
@@ -25,14 +25,15 @@ LADDERS: Final = {
 
 #: What a ladder of the user's own may use for a flavor. Threads share memory and inline runs at the call; a request
 #: for either would get other results from processes.
-_MAY_SERVE: Final = {
+_MAY_SERVE: Final[dict[str, frozenset[str]]] = {
     "processes": frozenset({"processes", "threads", "inline"}),
     "interpreters": frozenset({"processes", "threads", "inline"}),
     "threads": frozenset({"threads", "inline"}),
     "none": frozenset({"inline"}),
 }
 
-#: A process pool there waits for all its workers in one call, which takes 64 handles; the stdlib refuses more than this.
+#: A process pool there waits for all its workers in one call, which takes 64 handles; the stdlib refuses more than
+#: this.
 _MOST_ON_WINDOWS: Final = 61
 
 
@@ -124,7 +125,7 @@ def _flavor(asked: str, config: RuntimeConfig, host: Host) -> tuple[str, str]:
     """Resolve ``auto``: force flags, then hints and the GIL, else threads."""
     if asked != "auto":
         return asked, f"{asked} asked for"
-    if config.force_process and config.force_threads or config.cpu_bound and config.io_bound:
+    if (config.force_process and config.force_threads) or (config.cpu_bound and config.io_bound):
         raise ConfigError("config", config, "it contradicts itself")
     if config.force_process:
         return "processes", "auto: processes forced"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from unirun import config as settings
@@ -71,7 +72,7 @@ def submit(
         except BaseException:
             _give_back(entry)
             raise
-        future.add_done_callback(lambda _: _give_back(entry))
+        future.add_done_callback(partial(_give_back, entry))
         return future
 
 
@@ -120,7 +121,7 @@ def _find(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
     return key, entry
 
 
-def _give_back(entry: _Lease) -> None:
+def _give_back(entry: _Lease, _: Future[Any] | None = None) -> None:
     with _changed:
         entry.users -= 1
         if entry.users == 0:

@@ -15,6 +15,7 @@ Does not promise:
 
 import concurrent.futures.thread as stdlib_thread
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
@@ -227,7 +228,7 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         )
         self._adopt(_dropin("processes", "ProcessPoolExecutor", max_workers, spec), spec)
 
-    if hasattr(GuardedProcessPool, "terminate_workers"):  # 3.14+
+    if sys.version_info >= (3, 14):
 
         def terminate_workers(self) -> None:
             if self._constructed:
@@ -255,11 +256,11 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         opening = self._opening
         method = opening.plan.start_method
-        if opening.facts.main == "interactive" and method != "fork":
-            if mentions_main((fn, args, kwargs, self._spec.initializer, self._spec.initargs)):
-                self._abandon()
-                why = f"a worker started by {method!r} cannot find what this interactive session has defined"
-                raise Refused("bootstrap", AttributeError(why))
+        given = (fn, args, kwargs, self._spec.initializer, self._spec.initargs)
+        if opening.facts.main == "interactive" and method != "fork" and mentions_main(given):
+            self._abandon()
+            why = f"a worker started by {method!r} cannot find what this interactive session has defined"
+            raise Refused("bootstrap", AttributeError(why))
         return self._start(fn, args, kwargs)
 
     def _started(self) -> int:
@@ -303,9 +304,7 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         self._adopt(_dropin("threads", "ThreadPoolExecutor", max_workers, spec), spec)
 
     def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
-        GuardedThreadPool.__init__(
-            self, workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more
-        )
+        GuardedThreadPool.__init__(self, workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more)
 
     def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         return self._start(fn, args, kwargs), True

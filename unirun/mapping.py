@@ -1,8 +1,8 @@
 """map and submit: over an executor, or over the cached pool of the settings in force."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, TypeGuard
 
 from unirun import leases, trace
 
@@ -18,8 +18,8 @@ def map(
 ) -> Iterator[Any]:
     """Call a function with each item of some iterables, in the workers of an executor.
 
-    ``map(executor, fn, *iterables)`` is ``executor.map(fn, *iterables)``. ``map(fn, *iterables)`` uses the cached pool of
-    the settings in force (``flavor="auto"``), which stays open for the next call.
+    ``map(executor, fn, *iterables)`` is ``executor.map(fn, *iterables)``. ``map(fn, *iterables)`` uses the cached pool
+    of the settings in force (``flavor="auto"``), which stays open for the next call.
 
     Args:
         executor: Any ``concurrent.futures.Executor``; may be left out.
@@ -45,8 +45,8 @@ def map(
 def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs: Any) -> Future[Any]:
     """Call a function in a worker of an executor.
 
-    ``submit(executor, fn, *args, **kwargs)`` is ``executor.submit(fn, *args, **kwargs)``. ``submit(fn, *args, **kwargs)`` uses
-    the cached pool of the settings in force (``flavor="auto"``), which stays open for the next call.
+    ``submit(executor, fn, *args, **kwargs)`` is ``executor.submit(fn, *args, **kwargs)``. ``submit(fn, *args,
+    **kwargs)`` uses the cached pool of the settings in force (``flavor="auto"``), which stays open for the next call.
 
     Args:
         executor: Any ``concurrent.futures.Executor``; may be left out.
@@ -84,6 +84,6 @@ def _target(first: Any, rest: tuple[Any, ...], verb: str) -> tuple[Executor, tup
     raise TypeError(f"{verb}() takes an executor or a function first, not {first!r}")
 
 
-def _is_executor(value: object) -> Any:
+def _is_executor(value: object) -> TypeGuard[Executor]:
     """Tell an executor, by what it can do: dask's and others derive from nothing of ours."""
-    return isinstance(value, Executor) or hasattr(value, "submit") and hasattr(value, "shutdown")
+    return hasattr(value, "submit") and hasattr(value, "shutdown")

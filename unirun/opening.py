@@ -4,12 +4,13 @@ Kept apart from the pools themselves, which are the stdlib's classes: an ``Openi
 """
 
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from unirun import host, trace
 from unirun.config import RuntimeConfig
 from unirun.errors import BootstrapError, DowngradeError
-from unirun.ladder import Request, decide
+from unirun.ladder import Plan, Request, decide
 from unirun.refusal import Failure, Refused, failure, lasting
 from unirun.trace import DecisionTrace, DowngradeWarning, Listener, Site
 
@@ -43,16 +44,17 @@ class Opening:
         facts = host.probe()
         self.config = config
         self.facts = facts
-        self.plan = plan = decide(request, config, facts)
+        plan = decide(request, config, facts)
+        self.plan: Plan = plan
         self.site = site
         self._target = target
         self._listener = listener
         #: Held while a rung is opened, so that the first submits of several threads open it once.
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[bool] = threading.RLock()
         self._left = list(plan.rungs)
         self._denied: Exception | None = None
         self._warned = False
-        self.decision = DecisionTrace(
+        self.decision: DecisionTrace = DecisionTrace(
             origin=request.origin,
             name=request.name,
             asked=request.flavor,
@@ -102,8 +104,8 @@ class Opening:
         """Say that the present rung has started: to the trace, the listeners and, if it is a lower one, to the user.
 
         Raises:
-            DowngradeWarning: The user's warning filters make it an error. Nothing was submitted to the rung yet, and the
-                next ``settle`` warns again.
+            DowngradeWarning: The user's warning filters make it an error. Nothing was submitted to the rung yet, and
+                the next ``settle`` warns again.
         """
         self.decision = replace(self.decision, workers=workers, short=short, settled=True)
         if self.decision.downgraded and self.config.downgrade == "warn" and not self._warned:

@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Run:
     """A scope with an executor that works on this host.
 
-    ``with Run(flavor="processes") as executor:`` gives a ``concurrent.futures.Executor``. Leaving the block waits for its
-    tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` does the same without
+    ``with Run(flavor="processes") as executor:`` gives a ``concurrent.futures.Executor``. Leaving the block waits for
+    its tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` does the same without
     blocking the event loop. Scopes nest; one ``Run`` may be entered again once it was left.
 
     Args:
@@ -136,7 +136,7 @@ class Borrowed(Executor):
         self._pending: set[Future[Any]] = set()
         self._closed = False
         kind = type(executor).__name__
-        self.decision = DecisionTrace(
+        self.decision: DecisionTrace = DecisionTrace(
             origin="Run",
             name=name,
             asked=flavor,
@@ -175,5 +175,3 @@ class Borrowed(Executor):
     def _done(self, future: Future[Any]) -> None:
         with self._lock:
             self._pending.discard(future)
-
-

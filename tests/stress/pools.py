@@ -2,10 +2,11 @@
 
     pools.py METHOD SEED POOLS
 
-Refusals are injected below the stdlib, where the system would refuse: os.fork, the spawning of programs, semaphores, threads.
-Prints one JSON object with what was counted, then LAST LINE.
+Refusals are injected below the stdlib, where the system would refuse: os.fork, the spawning of programs, semaphores,
+threads. Prints one JSON object with what was counted, then LAST LINE.
 """
 
+import _multiprocessing  # type: ignore[import-not-found]
 import collections
 import errno
 import gc
@@ -19,11 +20,9 @@ import warnings
 from concurrent.futures import wait
 from multiprocessing import util
 
-import _multiprocessing
-
 from tests.tasks import square
 from unirun import reset
-from unirun.compat.concurrent.futures import ProcessPoolExecutor
+from unirun.managed import ProcessPoolExecutor
 
 METHOD, SEED, POOLS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 THREADS = 8
@@ -56,7 +55,7 @@ class SemLock(RealSemLock):  # type: ignore[misc, valid-type]
     def __new__(cls, *args: object) -> "SemLock":
         if refuse(0.04):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super().__new__(cls, *args)
+        return super().__new__(cls, *args)  # type: ignore[no-any-return]
 
 
 def start(thread: threading.Thread) -> None:
@@ -104,7 +103,7 @@ def work(numbers: list[int], served: "collections.Counter[str]", wrong: list[str
 def main() -> None:
     warnings.simplefilter("ignore")
     os.fork, util.spawnv_passfds, threading.Thread.start = fork, spawn, start  # type: ignore[assignment, method-assign]
-    _multiprocessing.SemLock = SemLock  # type: ignore[misc]
+    _multiprocessing.SemLock = SemLock
     served: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
     use(0, served, wrong)  # starts what stays: the resource tracker, the fork server

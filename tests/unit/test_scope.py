@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ ALL_FLAVORS = ["auto", "processes", "threads", "none"]
 def test_a_scope_gives_an_executor_and_closes_it(flavor: Any, tmp_path: Path) -> None:
     with Run(flavor=flavor, max_workers=2, name="mine") as executor:
         assert isinstance(executor, Executor)
-        futures = [executor.submit(nap, 0.1), executor.submit(mark, str(tmp_path / "done"))]
+        futures: list[Future[Any]] = [executor.submit(nap, 0.1), executor.submit(mark, str(tmp_path / "done"))]
     assert all(f.done() for f in futures)
     assert (tmp_path / "done").exists()
     with pytest.raises(RuntimeError, match="after shutdown"):
@@ -164,7 +164,12 @@ def test_map_and_submit_over_any_executor_or_none() -> None:
     assert list(unirun.map(pow, [2, 3], [3, 2], chunksize=1, timeout=30)) == [8, 9]
     assert unirun.submit(int, "ff", base=16).result() == 255
     assert leases.cached() == 1
-    for wrong in (lambda: unirun.map(3, [1]), lambda: unirun.map(square), lambda: unirun.submit("square", 1)):
+    nonsense: Any = "square"
+    for wrong in (
+        lambda: unirun.map(nonsense, [1]),
+        lambda: unirun.map(square),
+        lambda: unirun.submit(nonsense, 1),
+    ):
         with pytest.raises(TypeError):
             wrong()
 

@@ -167,7 +167,7 @@ def test_silent_says_nothing_and_error_raises_before_any_task(tmp_path: Path) ->
     with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent"), max_workers=1) as executor:
         assert executor.submit(square, 2).result() == 4
     with (
-        pytest.raises(DowngradeError, match="interpreters refused .* at import.*processes, threads, inline not tried"),
+        pytest.raises(DowngradeError, match=r"interpreters refused .* at import.*processes, threads, inline not tried"),
         Run(flavor="interpreters", config=RuntimeConfig(downgrade="error")),
     ):
         pytest.fail("the block ran")

@@ -46,5 +46,3 @@ class InlinePool(Executor):
         """Refuse further tasks. There is nothing to wait for or to cancel: what was submitted has run."""
         with self._lock:
             self._shut = True
-
-

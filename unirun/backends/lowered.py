@@ -1,7 +1,7 @@
 """What a lower rung owes a request for processes or threads: the results that the higher one would have given.
 
-In a process pool arguments and results are copies, the initializer runs in the worker and not in the program, and a pool
-whose initializer failed is broken. All of it holds here too, over any executor that runs tasks in this process.
+In a process pool arguments and results are copies, the initializer runs in the worker and not in the program, and a
+pool whose initializer failed is broken. All of it holds here too, over any executor that runs tasks in this process.
 
 Guarantees:
     Arguments are pickled at the call, together, by the pickler that process pools use; what a task gets and what its
@@ -183,11 +183,11 @@ _set_handler: Callable[..., Any] | None = None
 def _signals_untouched() -> Iterator[None]:
     """Skip calls of ``signal.signal`` in this thread, and only in this one.
 
-    "Ignore SIGINT" is what an initializer does so that Ctrl-C reaches the program and not its workers. In this process it
-    would either fail (signals can only be set in the main thread) or make the program itself deaf. The replaced function
-    is the one below `signal.signal`, so that names imported from `signal` are covered.
+    "Ignore SIGINT" is what an initializer does so that Ctrl-C reaches the program and not its workers. In this process
+    it would either fail (signals can only be set in the main thread) or make the program itself deaf. The replaced
+    function is the one below `signal.signal`, so that names imported from `signal` are covered.
     """
-    import _signal
+    import _signal  # type: ignore[import-not-found]
 
     global _set_handler
     me = threading.get_ident()
@@ -197,7 +197,7 @@ def _signals_untouched() -> Iterator[None]:
     with _signal_lock:
         if not _initializing:
             _set_handler = _signal.signal
-            _signal.signal = _set_handler_unless_initializing  # type: ignore[assignment]
+            _signal.signal = _set_handler_unless_initializing
         _initializing.add(me)
     try:
         yield
@@ -205,7 +205,7 @@ def _signals_untouched() -> Iterator[None]:
         with _signal_lock:
             _initializing.discard(me)
             if not _initializing:
-                _signal.signal = _set_handler  # type: ignore[assignment]
+                _signal.signal = _set_handler
 
 
 def _set_handler_unless_initializing(signalnum: int, handler: Any, /) -> Any:

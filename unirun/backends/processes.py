@@ -41,8 +41,9 @@ else:
         import concurrent.futures.process as stdlib
 
         _Base, BrokenProcessPool = stdlib.ProcessPoolExecutor, stdlib.BrokenProcessPool
-    except ImportError as error:  # no _multiprocessing, and a Python that needs it to import this module
-        from unirun.backends.standin import BrokenProcessPool, ProcessPoolStandIn as _Base
+    except ImportError:  # no _multiprocessing, and a Python that needs it to import this module
+        from unirun.backends.standin import BrokenProcessPool
+        from unirun.backends.standin import ProcessPoolStandIn as _Base
 
         stdlib = None
 
@@ -67,7 +68,7 @@ class Ready:
         # or the signal SIGPIPE might end it.
         self._reader, self._writer = Pipe(duplex=False)
         #: New workers shall say ready.
-        self.armed = True
+        self.armed: bool = True
 
     def __call__(self) -> None:
         """Run in the worker, where the fork start method made a copy of this object."""
@@ -159,6 +160,7 @@ class GuardedProcessPool(_Base):
             ready = self._ready = Ready(initializer, initargs)
         except (ImportError, OSError) as error:
             raise self._refused_construction(error) from None
+
         def construct() -> None:
             super(GuardedProcessPool, self).__init__(
                 max_workers, mp_context, ready, (), max_tasks_per_child=max_tasks_per_child
@@ -190,8 +192,8 @@ class GuardedProcessPool(_Base):
         """Submit a task, and wait for a worker to say ready.
 
         Returns:
-            The task's future, and whether a worker is ready. It is not where the task failed before any worker was up, as
-            one does that cannot be pickled.
+            The task's future, and whether a worker is ready. It is not where the task failed before any worker was up,
+            as one does that cannot be pickled.
 
         Raises:
             Refused: No worker can be started, or all of them ended before they were ready. The task did not run.
@@ -203,7 +205,7 @@ class GuardedProcessPool(_Base):
         try:
             future = super().submit(fn, *args, **kwargs)
         except Exception as error:
-            if self._workers() and self._manager_alive() or not is_refusal("start", error):
+            if (self._workers() and self._manager_alive()) or not is_refusal("start", error):
                 raise
             _close_leaked_pipes(error)
             self._abandon()
@@ -235,17 +237,17 @@ class GuardedProcessPool(_Base):
         self._start_feeder()  # after the forks: a child of a process with threads may inherit a lock that they hold
 
     def _start_executor_manager_thread(self) -> None:
-        if self._executor_manager_thread is None and self._safe_to_dynamically_spawn_children:  # type: ignore[has-type]
+        if self._executor_manager_thread is None and self._safe_to_dynamically_spawn_children:
             self._start_feeder()
-        super()._start_executor_manager_thread()  # type: ignore[misc]
+        super()._start_executor_manager_thread()
 
     def _start_feeder(self) -> None:
         """Start the thread that feeds the call queue now, where a refusal is one of the start.
 
-        The stdlib starts it from its manager thread, with the first task. Before 3.12 a refusal ends that thread there, and
-        every future waits forever; later it counts as a crash.
+        The stdlib starts it from its manager thread, with the first task. Before 3.12 a refusal ends that thread
+        there, and every future waits forever; later it counts as a crash.
         """
-        queue = self._call_queue
+        queue: Any = self._call_queue  # type: ignore[attr-defined]
         with queue._notempty:
             if queue._thread is None:
                 queue._start_thread()
@@ -256,13 +258,13 @@ class GuardedProcessPool(_Base):
         except Exception as error:
             if not is_refusal("start", error):
                 raise
-            manager = self._executor_manager_thread  # type: ignore[has-type]
+            manager: Any = self._executor_manager_thread
             if self._workers():
                 _close_leaked_pipes(error)
                 self._short = failure("processes", "start", error)
             elif manager is not None and manager is threading.current_thread():
-                # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15) would let
-                # its manager thread die of this, and every future wait forever.
+                # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
+                # would let its manager thread die of this, and every future wait forever.
                 _close_leaked_pipes(error)
                 self._fail_pending(manager, error)
             else:
@@ -270,11 +272,12 @@ class GuardedProcessPool(_Base):
 
     def _fail_pending(self, manager: Any, error: Exception) -> None:
         """Fail what is pending because there is no worker left; runs in the manager thread, the shutdown lock held."""
-        self._broken = f"no worker is left and none can be started: {error!r}"
+        why = f"no worker is left and none can be started: {error!r}"
+        self._broken = why  # type: ignore[assignment]
         self._shutdown_thread = True
         for item in manager.pending_work_items.values():
             if not item.future.done():
-                item.future.set_exception(BrokenProcessPool(self._broken))
+                item.future.set_exception(BrokenProcessPool(why))
         manager.pending_work_items.clear()
 
     def _workers(self) -> list[Any]:
@@ -289,7 +292,7 @@ class GuardedProcessPool(_Base):
         for worker in self._workers():
             worker.kill()
             worker.join()
-        self._executor_manager_thread = None  # never started
+        self._executor_manager_thread = None  # type: ignore[assignment]  # never started
         self._pending_work_items.clear()
         self._shutdown_thread = True
         self._release()
@@ -338,12 +341,12 @@ _limits_lock = threading.Lock()  # guards the exchange of the stdlib's check
 @contextmanager
 def _without_system_limits() -> Iterator[None]:
     with _limits_lock:
-        check = stdlib._check_system_limits  # type: ignore[attr-defined]
-        stdlib._check_system_limits = lambda: None  # type: ignore[attr-defined]
+        check = stdlib._check_system_limits
+        stdlib._check_system_limits = lambda: None
         try:
             yield
         finally:
-            stdlib._check_system_limits = check  # type: ignore[attr-defined]
+            stdlib._check_system_limits = check
 
 
 def _from_system_limits(error: BaseException) -> bool:

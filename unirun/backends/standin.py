@@ -1,7 +1,7 @@
 """Stands in for `concurrent.futures.process` on a Python that cannot import it.
 
-Without ``_multiprocessing`` (Pyodide, iOS) that module does not import before Python 3.13. Its names are still needed: a
-class to derive from, ``map`` with its chunks, and the error to catch.
+Without ``_multiprocessing`` (Pyodide, iOS) that module does not import before Python 3.13. Its names are still needed:
+a class to derive from, ``map`` with its chunks, and the error to catch.
 """
 
 import itertools
@@ -37,7 +37,7 @@ class ProcessPoolStandIn(Executor):
         """Return an iterator equivalent to ``map(fn, *iterables)``, the calls being made in chunks."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        chunks = iter_chunks(zip(*iterables), chunksize)
+        chunks = iter_chunks(zip(*iterables, strict=False), chunksize)
         return itertools.chain.from_iterable(super().map(partial(run_chunk, fn), chunks, timeout=timeout))
 
 

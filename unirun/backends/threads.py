@@ -23,7 +23,7 @@ class GuardedThreadPool(stdlib.ThreadPoolExecutor):
 
     def _adjust_thread_count(self) -> None:
         try:
-            super()._adjust_thread_count()  # type: ignore[misc]
+            super()._adjust_thread_count()
         except RuntimeError as error:
             if not self._threads or not is_refusal("start", error):
                 raise

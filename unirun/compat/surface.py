@@ -1,6 +1,7 @@
 """The surface of a stdlib module with some of its names managed: what every compat module is made of."""
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 from unirun.config import compat_mode
@@ -9,23 +10,43 @@ __all__ = ["surface"]
 
 
 def surface(
-    module: str, original: ModuleType, managed: Mapping[str, Callable[[], object]]
+    module: str, *, managed: tuple[str, ...] = (), submodules: tuple[str, ...] = ()
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` for a compat module.
 
     Args:
-        module: The compat module's name, for its errors.
-        original: The stdlib's module.
-        managed: A getter of the managed class for each name that has one. Which of the two a name means is decided whenever
-            it is looked up, by ``UNIRUN_COMPAT_MODE``.
+        module: The compat module's name; what follows ``unirun.compat.`` in it is the stdlib's.
+        managed: The names that have a managed class. Which of the two such a name means is decided whenever it is
+            looked up, by ``UNIRUN_COMPAT_MODE``.
+        submodules: Those that the stdlib's package may have. Its own become attributes once something imported
+            them; here they always are.
+
+    Raises:
+        ModuleNotFoundError: This Python has no such module.
     """
+    original = _stdlib(module)
 
     def lookup(name: str) -> object:
-        if name in managed and compat_mode() == "managed":
-            return managed[name]()
+        if name in managed and (compat_mode() == "managed" or original is None):
+            return getattr(importlib.import_module("unirun.managed"), name)
         try:
+            if name in submodules:
+                return importlib.import_module(f"{module}.{name}")
+            if original is None:
+                return getattr(importlib.import_module("unirun.backends.standin"), name)
             return getattr(original, name)
-        except AttributeError:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}") from None
+        except (AttributeError, ModuleNotFoundError) as error:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}") from error
 
-    return lookup, lambda: sorted({*dir(original), *managed})
+    return lookup, lambda: sorted({*dir(original), *managed, *submodules})
+
+
+def _stdlib(module: str) -> ModuleType | None:
+    """Return the stdlib's module; ``None`` for the one that a Python without ``_multiprocessing`` cannot import."""
+    name = module.removeprefix("unirun.compat.")
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        if name != "concurrent.futures.process":
+            raise
+        return None

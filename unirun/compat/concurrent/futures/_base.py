@@ -1,7 +1,9 @@
 """``concurrent.futures._base``, as it is."""
 
-import concurrent.futures._base as _original
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures._base import *  # noqa: F403
+else:
+    from unirun.compat.surface import surface
 
-from unirun.compat.surface import surface as _surface
-
-__getattr__, __dir__ = _surface(__name__, _original, {})
+    __getattr__, __dir__ = surface(__name__)

@@ -1,7 +1,9 @@
 """``concurrent.futures.interpreter``, as it is; Python 3.14 and later."""
 
-import concurrent.futures.interpreter as _original
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures.interpreter import *  # type: ignore[import-not-found, unused-ignore]  # noqa: F403
+else:
+    from unirun.compat.surface import surface
 
-from unirun.compat.surface import surface as _surface
-
-__getattr__, __dir__ = _surface(__name__, _original, {})
+    __getattr__, __dir__ = surface(__name__)
