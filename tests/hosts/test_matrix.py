@@ -34,6 +34,7 @@ HOSTS: dict[str, tuple[str, Refusal | None]] = {
     "sem-enospc": ("threads", (*SEMAPHORES, "OSError", 28)),
     "shm-readonly": ("threads", (*SEMAPHORES, "OSError", 30)),
     "fork-refused": ("threads", ("processes", "start", "BlockingIOError", 11)),
+    "threads-refused-second": ("inline", ("processes", "start", "RuntimeError", None)),
     "threads-refused": ("inline", ("processes", "start", "RuntimeError", None)),
     "nothing": ("inline", (*SEMAPHORES, "OSError", 38)),
     "nproc": ("inline", ("processes", "start", "BlockingIOError", 11)),
@@ -58,9 +59,7 @@ def run(on_host: OnHost, host: str, argv: list[str], folder: Path, **options: An
     return outcome, json.loads(lines[0])
 
 
-def check(
-    report: dict[str, Any], log: Path, backends: tuple[str, str, str], *refusals: Refusal | None
-) -> None:
+def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], *refusals: Refusal | None) -> None:
     assert sorted(map(int, log.read_text().split())) == sorted([3, 1, 4, 1, 5, 9, 2, 6] * 3), "not once each"
     for part, backend in zip(PARTS, backends, strict=True):
         found = report[part]
@@ -95,16 +94,26 @@ def test_host(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
     assert {w["file"] for part in PARTS for w in report[part]["warnings"]} <= {str(PROGRAMS / "seed.py")}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_second_fork_refused(on_host: OnHost, tmp_path: Path, method: str) -> None:
-    """With fork the first pool gets one worker of four and runs with it. The other methods need that one for the tracker."""
-    _, report = run(on_host, "fork-refused-second", [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
-    first = "processes" if method == "fork" else "threads"
-    refusal = ("processes", "start", "BlockingIOError", 11)
-    check(report, tmp_path / "log", (first, "threads", "threads"), refusal)
+@pytest.mark.parametrize(
+    ("host", "method", "started"),
+    [
+        ("fork-refused-second", "fork", 1),
+        # The resource tracker is the first process of these.
+        ("fork-refused-second", "spawn", 0),
+        ("fork-refused-second", "forkserver", 0),
+        ("fork-refused-third", "fork", 2),
+        ("fork-refused-third", "spawn", 1),
+        # Not with forkserver: what is refused there is a fork of the server's, which dies of it with all its workers.
+    ],
+)
+def test_half_a_start(on_host: OnHost, tmp_path: Path, host: str, method: str, started: int) -> None:
+    """The first pool runs with the workers that it got, if any, and says so; the next one gets none."""
+    _, report = run(on_host, host, [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
+    first = "processes" if started else "threads"
+    check(report, tmp_path / "log", (first, "threads", "threads"), ("processes", "start", "BlockingIOError", 11))
     if method == "fork":
         decision = report["crunch"]["decision"]
-        assert decision["workers"] == 1
+        assert decision["workers"] == started
         assert decision["short"]["errno"] == 11
 
 
@@ -168,7 +177,7 @@ def behave(on_host: OnHost, host: str, method: str, folder: Path) -> list[Any]:
 def test_behaviour(
     on_host: OnHost, tmp_path: Path, healthy_behaviour: dict[str, list[Any]], host: str, method: str
 ) -> None:
-    """What a program may observe is what it observes on a healthy host, crashes aside where there is no other process."""
+    """What a program observes is what it observes on a healthy host; but crashes need another process."""
     if method not in healthy_behaviour:
         healthy_behaviour[method] = behave(on_host, "healthy", method, tmp_path / "healthy")
     expected, healthy_crashes, _ = healthy_behaviour[method]

@@ -1,0 +1,49 @@
+"""Without `_multiprocessing`, as on Pyodide: every name is there, and process pools run in threads or inline."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import unirun
+
+PROGRAM = """
+import sys, warnings
+for name in ("_multiprocessing", "_posixshmem"):
+    sys.modules[name] = None  # as if this Python had been built without
+warnings.simplefilter("ignore", RuntimeWarning)
+from unirun.compat.concurrent import futures
+from unirun.compat.concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+import unirun
+
+assert futures.ProcessPoolExecutor is ProcessPoolExecutor
+with ProcessPoolExecutor(2) as pool:
+    mine = [3, 1, 2]
+    assert pool.submit(sorted, mine).result() == [1, 2, 3]
+    assert list(pool.map(pow, [1, 2, 3], [2, 2, 2], chunksize=2)) == [1, 4, 9]
+    (refused,) = pool.decision.refused
+    assert (pool.decision.backend, refused.stage, refused.error) == ("threads", "import", "ModuleNotFoundError"), refused
+for wrong, error in (({"max_workers": 0}, ValueError), ({"initializer": 3}, TypeError)):
+    try:
+        ProcessPoolExecutor(**wrong)
+    except error:
+        continue
+    raise AssertionError(wrong)
+def fail(): raise ValueError
+with ProcessPoolExecutor(1, initializer=fail) as pool:
+    assert type(pool.submit(abs, 1).exception()) is BrokenProcessPool
+with unirun.Run(flavor="processes") as executor:
+    assert list(unirun.map(executor, abs, [-1])) == [1]
+print("right")
+"""
+
+
+def test_python_without_multiprocessing() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(unirun.__file__).parents[1])},
+    )
+    assert answer.stdout == "right\n", answer.stderr
