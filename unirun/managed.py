@@ -52,8 +52,7 @@ class PoolSpec:
     def start_method(self) -> str | None:
         """Return the start method that the arguments fix, or ``None``."""
         if self.mp_context is not None:
-            method = getattr(self.mp_context, "get_start_method", lambda: None)()
-            return None if method is None else str(method)
+            return str(self.mp_context.get_start_method(allow_none=False))
         return None if self.max_tasks_per_child is None else "spawn"  # the stdlib's choice
 
 
@@ -302,6 +301,11 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
             initializer=initializer, initargs=initargs, thread_name_prefix=thread_name_prefix, more=ctxkwargs
         )
         self._adopt(_dropin("threads", "ThreadPoolExecutor", max_workers, spec), spec)
+
+    def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
+        super()._adopt(opening, spec)
+        if not self._constructed:  # for its checks of the arguments; it starts nothing
+            self._construct_own(opening.plan.workers, spec)
 
     def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         GuardedThreadPool.__init__(self, workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more)

@@ -22,7 +22,8 @@ with ProcessPoolExecutor(2) as pool:
     assert pool.submit(sorted, mine).result() == [1, 2, 3]
     assert list(pool.map(pow, [1, 2, 3], [2, 2, 2], chunksize=2)) == [1, 4, 9]
     (refused,) = pool.decision.refused
-    assert (pool.decision.backend, refused.stage, refused.error) == ("threads", "import", "ModuleNotFoundError"), refused
+    told = pool.decision.backend, refused.stage, refused.error
+    assert told == ("threads", "import", "ModuleNotFoundError"), refused
 for wrong, error in (({"max_workers": 0}, ValueError), ({"initializer": 3}, TypeError)):
     try:
         ProcessPoolExecutor(**wrong)

@@ -54,7 +54,32 @@ class Lowered(Executor):
 
     def __init__(self, inner: Executor, semantics: Semantics) -> None:
         self._inner = inner
-        self._semantics = semantics
+        self._state = _State(semantics)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        state = self._state
+        state.check()
+        if not state.semantics.copy:
+            return self._inner.submit(state.run_shared, fn, args, kwargs)
+        try:
+            payload: bytes | BaseException = dumps((fn, args, kwargs))
+        except BaseException as error:
+            payload = error.with_traceback(None)
+        return self._inner.submit(state.run_copied, payload)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._inner.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class _State:
+    """What the tasks of one pool share.
+
+    Apart from the executor, which must not be reachable from the traceback of an exception that somebody keeps: its
+    workers end when it is collected.
+    """
+
+    def __init__(self, semantics: Semantics) -> None:
+        self.semantics = semantics
         self._initialized = semantics.initializer is None
         self._initializing = False
         self._broken: str | None = None
@@ -65,25 +90,18 @@ class Lowered(Executor):
         else:
             self._initialize = lambda: (semantics.initializer, semantics.initargs)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def check(self) -> None:
+        """Raise the pool's error if its initializer failed."""
         if self._broken is not None:
-            raise self._semantics.broken(self._broken)
-        if not self._semantics.copy:
-            return self._inner.submit(self._run_shared, fn, args, kwargs)
-        try:
-            payload: bytes | BaseException = dumps((fn, args, kwargs))
-        except BaseException as error:
-            payload = error.with_traceback(None)
-        return self._inner.submit(self._run_copied, payload)
+            raise self.semantics.broken(self._broken)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._inner.shutdown(wait, cancel_futures=cancel_futures)
-
-    def _run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a task on its caller's own objects."""
         self._ensure_initialized()
         return fn(*args, **kwargs)
 
-    def _run_copied(self, payload: bytes | BaseException) -> Any:
+    def run_copied(self, payload: bytes | BaseException) -> Any:
+        """Run a pickled task; return a copy of its result or raise one of its exception."""
         self._ensure_initialized()
         if isinstance(payload, BaseException):
             raise payload
@@ -115,27 +133,26 @@ class Lowered(Executor):
         try:
             return pickle.loads(pickled)
         except BaseException as error:
-            raise self._semantics.broken(f"{what} could not be unpickled: {error!r}") from error
+            raise self.semantics.broken(f"{what} could not be unpickled: {error!r}") from error
 
     def _ensure_initialized(self) -> None:
         if self._initialized:
             return
         with self._lock:
-            if self._broken is not None:
-                raise self._semantics.broken(self._broken)
+            self.check()
             if self._initialized or self._initializing:
                 return
             self._initializing = True
             try:
                 initializer, initargs = self._initialize()
-                with _signals_untouched() if self._semantics.child else nullcontext():
+                with _signals_untouched() if self.semantics.child else nullcontext():
                     initializer(*initargs)
             except BaseException as error:
                 LOGGER.critical("Exception in initializer:", exc_info=True)
                 self._broken = "the initializer failed, the pool is not usable anymore"
                 if isinstance(error, KeyboardInterrupt):
                     raise  # the user's own, where the task runs inline
-                raise self._semantics.broken(self._broken) from None
+                raise self.semantics.broken(self._broken) from None
             finally:
                 self._initializing = False
             self._initialized = True

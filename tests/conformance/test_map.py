@@ -1,0 +1,218 @@
+"""The contract of ``map``: order, laziness, chunks, time limits, and an exception at its place."""
+
+import inspect
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+import pytest
+
+from tests.conformance import tasks
+from tests.conformance.columns import NOTHING_PENDING, across
+from tests.conformance.tasks import PATIENCE, Gate, Journal
+
+BUFFERED = pytest.mark.skipif(
+    "buffersize" not in inspect.signature(Executor.map).parameters, reason="this Python's map has no buffersize"
+)
+
+
+class Source:
+    """An iterable that counts what was taken from it."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.length):
+            self.taken += 1
+            yield number
+
+
+@across()
+def test_results_come_in_the_order_of_the_items(pool: Executor) -> None:
+    """Whoever finishes first."""
+    assert list(pool.map(tasks.square, range(30), timeout=PATIENCE)) == [number * number for number in range(30)]
+
+
+@across(skip=NOTHING_PENDING)
+def test_an_early_item_that_ends_late_still_comes_first(pool: Executor, gate: Gate, journal: Journal) -> None:
+    """The gate opens only when a later item has ended."""
+    results = pool.map(tasks.hold_one, [gate] * 4, [journal] * 4, [0] * 4, range(4), timeout=PATIENCE)
+    tasks.until(lambda: "3" in journal.read(), "the end of the last item")
+    gate.open()
+    assert list(results) == [0, 1, 2, 3]
+    assert journal.read()[-1] == "0"
+
+
+@across()
+def test_the_shortest_iterable_ends_it(pool: Executor) -> None:
+    """As the builtin's: one item from each, until one has no more."""
+    assert list(pool.map(tasks.add, [1, 2, 3], iter([10, 20]))) == [11, 22]
+    assert list(pool.map(tasks.add, [], [1])) == []
+    assert list(pool.map(tasks.add)) == []
+
+
+@across()
+@pytest.mark.parametrize("chunksize", [1, 3, 100])
+def test_chunks_change_nothing(pool: Executor, chunksize: int, journal: Journal) -> None:
+    """Each item is still called once, and comes back by itself."""
+    results = pool.map(tasks.noted, [journal] * 10, range(10), chunksize=chunksize, timeout=PATIENCE)
+    assert list(results) == list(range(10))
+    assert sorted(map(int, journal.read())) == list(range(10))
+
+
+@across("for-processes")
+@pytest.mark.parametrize("chunksize", [0, -1])
+def test_a_chunk_has_at_least_one_item(pool: Executor, chunksize: int) -> None:
+    """Refused at the call; thread pools ignore the argument."""
+    with pytest.raises(ValueError, match=r"^chunksize must be >= 1\.$"):
+        pool.map(tasks.square, [1], chunksize=chunksize)
+
+
+@across()
+def test_all_items_are_taken_and_submitted_at_the_call(pool: Executor, journal: Journal) -> None:
+    """They run, whether or not anybody asks for a result."""
+    source = Source(6)
+    results = pool.map(tasks.noted, [journal] * 6, source)
+    assert source.taken == 6
+    pool.shutdown(wait=True)
+    assert sorted(map(int, journal.read())) == list(range(6))
+    assert list(results) == list(range(6))
+
+
+@across()
+def test_an_exception_is_raised_at_its_place(pool: Executor) -> None:
+    """After the results before it; then the iterator has ended, and the pool has not."""
+    results = pool.map(tasks.fail_if, range(5), [2] * 5, timeout=PATIENCE)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="2") as raised:
+        next(results)
+    assert raised.value.args == (2,)
+    assert list(results) == []
+    assert list(pool.map(tasks.square, [3])) == [9]
+
+
+@across("for-processes")
+def test_an_exception_takes_its_chunk_along(pool: Executor) -> None:
+    """The third of four fails, in chunks of two: the chunk before it is delivered, of its own nothing is."""
+    results = pool.map(tasks.fail_if, range(4), [3] * 4, chunksize=2, timeout=PATIENCE)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="3"):
+        next(results)
+
+
+@across()
+def test_stop_iteration_of_a_task_does_not_end_the_results(pool: Executor) -> None:
+    """Silently losing the rest would be the alternative."""
+    results = pool.map(tasks.fail, [StopIteration(), StopIteration()])
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(results)
+
+
+@across(skip=NOTHING_PENDING)
+def test_time_runs_out_for_a_result_that_is_not_there(pool: Executor, gate: Gate) -> None:
+    """The results before it have been delivered."""
+    results = pool.map(
+        tasks.hold_one, [gate] * 3, [Journal(f"{gate.folder}/journal")] * 3, [1] * 3, range(3), timeout=1
+    )
+    assert next(results) == 0
+    with pytest.raises(TimeoutError):
+        next(results)
+
+
+@across()
+def test_time_is_no_matter_to_a_result_that_is_there(pool: Executor) -> None:
+    """The limit has passed, but nobody has to wait."""
+    results = pool.map(tasks.square, [1, 2, 3], timeout=0)
+    pool.shutdown(wait=True)
+    assert list(results) == [1, 4, 9]
+
+
+@across(skip=NOTHING_PENDING)
+def test_closing_the_iterator_cancels_the_rest(single: Executor, gate: Gate, journal: Journal) -> None:
+    """What has started goes on; what certainly has not, behind a worker that is held, never does."""
+    count = 12
+    results = single.map(tasks.hold_one, [gate] * count, [journal] * count, [1] * count, range(count))
+    assert next(results) == 0
+    gate.await_arrival("1")
+    assert isinstance(results, Iterator)
+    results.close()  # type: ignore[attr-defined]
+    gate.open()
+    single.shutdown(wait=True)
+    noted = list(map(int, journal.read()))
+    assert noted[:2] == [0, 1]
+    assert count - 1 not in noted
+
+
+@across(skip=NOTHING_PENDING)
+def test_an_exception_cancels_the_rest(single: Executor, gate: Gate, journal: Journal) -> None:
+    """Whoever gets it has stopped asking."""
+    failing = single.map(tasks.fail_if, range(2), [0] * 2)
+    count = 12
+    held = single.submit(tasks.hold, gate)
+    rest = single.map(tasks.noted, [journal] * count, range(count), timeout=0)
+    with pytest.raises(ValueError, match="0"):
+        next(failing)
+    with pytest.raises(TimeoutError):
+        next(rest)
+    gate.open()
+    single.shutdown(wait=True)
+    assert held.result(0) == "holder"
+    assert str(count - 1) not in journal.read()
+
+
+@across("for-processes")
+def test_an_item_that_cannot_be_pickled_fails_at_its_place(pool: Executor) -> None:
+    """Not at the call, and nobody else."""
+    results = pool.map(tasks.identity, [1, tasks.Unpicklable(OSError(11, "mine")), 3], timeout=PATIENCE)
+    assert next(results) == 1
+    with pytest.raises(BlockingIOError, match="mine"):
+        next(results)
+
+
+@across()
+def test_nothing_is_mapped_after_shutdown(pool: Executor) -> None:
+    """It says so at the call."""
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        pool.map(tasks.square, [1])
+
+
+# --------------------------------------------------------------------------------------------------------- buffersize
+
+
+@across()
+@BUFFERED
+@pytest.mark.parametrize("buffersize", [1, 3, 50])
+def test_a_buffer_changes_no_result(pool: Executor, buffersize: int) -> None:
+    """Whether it is smaller or larger than what there is."""
+    options: dict[str, Any] = {"buffersize": buffersize}
+    assert list(pool.map(tasks.square, range(20), **options)) == [number * number for number in range(20)]
+
+
+@across()
+@BUFFERED
+def test_a_buffer_bounds_what_is_taken_ahead(pool: Executor) -> None:
+    """Items are taken as results are asked for."""
+    source = Source(20)
+    options: dict[str, Any] = {"buffersize": 4}
+    results = pool.map(tasks.square, source, **options)
+    assert source.taken == 4
+    assert next(results) == 0
+    assert source.taken == 5
+    assert list(results) == [number * number for number in range(1, 20)]
+
+
+@across()
+@BUFFERED
+@pytest.mark.parametrize(
+    ("buffersize", "error"), [(0, ValueError), (-1, ValueError), ("2", TypeError), (1.5, TypeError)]
+)
+def test_a_buffer_has_a_whole_size(pool: Executor, buffersize: Any, error: type[Exception]) -> None:
+    """Refused at the call, before anything is taken."""
+    source = Source(3)
+    options: dict[str, Any] = {"buffersize": buffersize}
+    with pytest.raises(error, match=r"^buffersize must be"):
+        pool.map(tasks.square, source, **options)
+    assert source.taken == 0
