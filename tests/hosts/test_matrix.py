@@ -152,6 +152,30 @@ def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> N
     check(report, tmp_path / "log", (backend,) * 3, *refusals)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("host", [host for host, (backend, _) in HOSTS.items() if backend != "processes"])
+def test_downgrades_as_errors(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
+    """UNIRUN_DOWNGRADE=error: each request fails before any of its tasks ran, and the error names what refused."""
+    tmp_path.chmod(0o777)
+    outcome = on_host(
+        host,
+        [sys.executable, str(PROGRAMS / "strict.py"), method, "log"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "UNIRUN_DOWNGRADE": "error"},
+        cwd=tmp_path,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.left_behind == ()
+    assert not (tmp_path / "log").exists(), "a task ran"
+    _, refusal = HOSTS[host]
+    assert refusal is not None
+    told = json.loads(outcome.stdout.splitlines()[0])
+    assert len(told) == 3
+    for message, refused in told:
+        assert refused == [list(refusal[:3])]
+        assert f"{refusal[0]} refused ({refusal[2]}: " in message
+        assert "threads, inline not tried" in message
+
+
 @pytest.fixture(scope="session")
 def healthy_behaviour() -> dict[str, list[Any]]:
     """What came out on the healthy host, by start method: run once for all tests."""
