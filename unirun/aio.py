@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from unirun import leases, trace
-from unirun.offloop import off_loop
 from unirun.trace import Site
 
 __all__ = ["to_process", "to_thread"]
@@ -65,18 +64,8 @@ async def _in_context(origin: str, site: Site | None, task: Callable[[], T]) -> 
 
 
 async def _result(flavor: str, origin: str, site: Site | None, task: Callable[[], T]) -> T:
-    submit = partial(leases.submit, flavor, origin, site, task)
-    if not leases.lease(flavor, origin, site).starts_slowly:
-        return await asyncio.wrap_future(submit())
-    submitted: Future[Future[T]] = off_loop(submit)
-    try:
-        future = await asyncio.wrap_future(submitted)
-    except asyncio.CancelledError:
-        submitted.add_done_callback(_cancel_task)
-        raise
+    starting = leases.start(flavor, origin, site)
+    if starting is not None:
+        await asyncio.wait([asyncio.wrap_future(starting)])  # if it fails, so does the submit
+    future: Future[T] = leases.submit(flavor, origin, site, task)
     return await asyncio.wrap_future(future)
-
-
-def _cancel_task(submitted: "Future[Future[Any]]") -> None:
-    if submitted.exception() is None:
-        submitted.result().cancel()

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from unirun.errors import ConfigError
@@ -162,7 +163,15 @@ def resolve(config: RuntimeConfig | None = None, *, max_workers: int | None = No
     """
     if config is not None and not isinstance(config, RuntimeConfig):
         raise TypeError(f"config must be a RuntimeConfig, not {config!r}")
-    sources = (*((config,) if config is not None else ()), _configured, _environment(), _DEFAULTS)
+    return _merge(config or _NOTHING, _configured, tuple(variables().items()), max_workers)
+
+
+@lru_cache(maxsize=64)
+def _merge(
+    config: RuntimeConfig, configured: RuntimeConfig, variables: tuple[tuple[str, str], ...], max_workers: int | None
+) -> RuntimeConfig:
+    """Merge the sources. Remembered, as each task of a cached pool asks; ``variables`` tells a changed environment."""
+    sources = (config, configured, _environment(), _DEFAULTS)
     merged: dict[str, Any] = {}
     for field in fields(RuntimeConfig):
         merged[field.name] = next((v for s in sources if (v := getattr(s, field.name)) is not None), None)
@@ -214,15 +223,14 @@ _suggested: set[str] = set()
 
 def variables() -> dict[str, str]:
     """Return the variables of unirun's that are set and not empty, as they are in the environment."""
-    return {name: value for name in (*_FIELD_OF, *_OTHER) if (value := os.environ.get(name, "")).strip()}
+    names = [name for name in os.environ if name.startswith("UNIRUN_")]
+    _warn_unknown(names)
+    known = (*_FIELD_OF, *_OTHER) if names else ()
+    return {name: value for name in known if (value := os.environ.get(name, "")).strip()}
 
 
 def _environment() -> RuntimeConfig:
     """Return what the environment says. An empty variable counts as unset."""
-    names = [name for name in os.environ if name.startswith("UNIRUN_")]
-    if not names:
-        return _NOTHING
-    _warn_unknown(names)
     check_pairs(
         _flag("UNIRUN_FORCE_PROCESS"), _flag("UNIRUN_FORCE_THREADS"), "UNIRUN_FORCE_PROCESS", "UNIRUN_FORCE_THREADS"
     )

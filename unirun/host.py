@@ -38,7 +38,8 @@ class Host:
         bootstrapping: This process is a worker that is still importing its main module.
         subinterpreter: This is not the main interpreter.
         main: Whether workers that do not fork can find what ``__main__`` defines: ``"importable"``, ``"missing"`` (it
-            names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file).
+            names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file,
+            or is a package's, which workers do not import).
     """
 
     implementation: str
@@ -174,14 +175,22 @@ def _in_subinterpreter() -> bool:
 
 
 def _main_module() -> str:
-    """Tell what `multiprocessing.spawn.get_preparation_data` will make of `__main__`."""
+    """Tell what `multiprocessing.spawn` will make of `__main__`, in the parent and in the worker."""
     main = sys.modules.get("__main__")
-    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
-        return "importable"
+    if main is None:
+        return "missing"
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        # A package's __main__ runs its "main only" code unconditionally: workers leave it alone.
+        return "interactive" if name == "__main__" or name.endswith(".__main__") else "importable"
     path = getattr(main, "__file__", None)
     if path is None:
         return "interactive"
-    return "importable" if os.path.exists(path) else "missing"
+    try:
+        from multiprocessing.process import ORIGINAL_DIR  # type: ignore[attr-defined]
+    except ImportError:
+        ORIGINAL_DIR = None  # noqa: N806 - the stdlib's name
+    return "importable" if os.path.exists(os.path.join(ORIGINAL_DIR or "", path)) else "missing"
 
 
 def usable_cpus() -> int:

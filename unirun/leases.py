@@ -13,18 +13,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from unirun import config as settings
 from unirun import host, trace
+from unirun.backends.threads import nothing
 from unirun.ladder import Request
 from unirun.managed import ManagedExecutor, open_pool
+from unirun.offloop import off_loop
 from unirun.opening import Opening
 from unirun.trace import Site
 
-__all__ = ["cached", "lease", "reset", "submit"]
+__all__ = ["cached", "reset", "start", "submit"]
 
 #: Seconds after its last task at which a cached pool is shut down. Long enough for a program that computes in
 #: bursts, short enough to give the memory of forgotten workers back.
@@ -37,6 +40,7 @@ _Key = tuple[str, settings.RuntimeConfig]
 class _Lease:
     pool: ManagedExecutor
     users: int = 0
+    starting: Future[Any] | None = None
     idle_since: float = field(default_factory=time.monotonic)
 
 
@@ -64,22 +68,32 @@ def submit(
         key, entry = _take(flavor, origin, site)
         try:
             future = entry.pool.submit(fn, *args, **kwargs)
-        except BrokenExecutor:
-            # An earlier task crashed it, and it took nothing of this one: that goes to a new pool.
+        except BaseException as error:
             _give_back(entry)
+            if not isinstance(error, BrokenExecutor) and not entry.pool.closed:
+                raise
+            # An earlier task crashed it, or reset() came between. It took nothing of this task, which goes to a new
+            # one.
             _drop(key, entry)
             continue
-        except BaseException:
-            _give_back(entry)
-            raise
         future.add_done_callback(partial(_give_back, entry))
         return future
 
 
-def lease(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
-    """Return the cached pool of ``flavor`` under the settings in force, as ``submit`` would use it."""
+def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:
+    """Start the cached pool of ``flavor`` on a thread of its own, one for all who ask, if starting it takes long.
+
+    Returns:
+        A future that is done when the pool is up, or could not be started: then ``submit`` says why. ``None`` where
+        there is nothing to wait for.
+    """
     with _changed:
-        return _find(flavor, origin, site)[1].pool
+        _, entry = _find(flavor, origin, site)
+        if not entry.pool.starts_slowly:
+            return None
+        if entry.starting is None:
+            entry.starting = off_loop(partial(entry.pool.submit, nothing))
+        return entry.starting
 
 
 def reset() -> None:
@@ -92,10 +106,13 @@ def reset() -> None:
         entries = list(_leases.values())
         _leases.clear()
         _changed.notify_all()
-    for entry in entries:
-        entry.pool.shutdown(wait=True, cancel_futures=True)
-    host.forget()
-    trace.remember(None)
+    try:
+        with ExitStack() as stack:  # each of them, also when one fails, as it does inside of a task of its own
+            for entry in entries:
+                stack.callback(entry.pool.shutdown, wait=True, cancel_futures=True)
+    finally:
+        host.forget()
+        trace.remember(None)
 
 
 def cached() -> int:

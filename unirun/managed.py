@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 from unirun import config as settings
 from unirun import trace
 from unirun.backends.inline import InlinePool
-from unirun.backends.lowered import Lowered, Semantics, mentions_main
+from unirun.backends.lowered import Lowered, LoweredState, Semantics, mentions_main
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 from unirun.backends.threads import GuardedThreadPool, nothing, open_threads
 from unirun.ladder import Request
@@ -79,6 +79,11 @@ class ManagedExecutor(Executor):
         """What was asked, tried and chosen for this executor; final when its ``settled`` is true."""
         decision, short = self._opening.decision, getattr(self, "_short", None)
         return decision if short is None or self._lower is not None else replace(decision, short=short)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``shutdown`` was called."""
+        return self._closed
 
     @property
     def starts_slowly(self) -> bool:
@@ -152,6 +157,7 @@ class ManagedExecutor(Executor):
 
     def _descend(self, rung: str) -> None:
         """Open a lower rung."""
+        state = LoweredState(self._semantics())  # before a thread is started: it may refuse the initializer
         lower = open_threads(self._max_workers) if rung == "threads" else InlinePool()
         try:
             self._opening.settle(
@@ -160,7 +166,7 @@ class ManagedExecutor(Executor):
         except BaseException:  # the warning was made an error: nothing runs until the user has decided
             lower.shutdown(wait=False)
             raise
-        self._lower = Lowered(lower, self._semantics())
+        self._lower = Lowered(lower, state)
         if self._closed:  # by another thread, meanwhile
             self._lower.shutdown(wait=False)
 
@@ -255,10 +261,10 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         opening = self._opening
         method = opening.plan.start_method
-        given = (fn, args, kwargs, self._spec.initializer, self._spec.initargs)
-        if opening.facts.main == "interactive" and method != "fork" and mentions_main(given):
+        given = (fn, *args, *kwargs.values(), self._spec.initializer, *self._spec.initargs)
+        if opening.facts.main == "interactive" and method != "fork" and mentions_main(*given):
             self._abandon()
-            why = f"a worker started by {method!r} cannot find what this interactive session has defined"
+            why = f"a worker started by {method!r} does not import this main module and so cannot find what it defines"
             raise Refused("bootstrap", AttributeError(why))
         return self._start(fn, args, kwargs)
 

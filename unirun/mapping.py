@@ -5,6 +5,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeGuard
 
 from unirun import leases, trace
+from unirun.backends.chunks import ChunkingExecutor
 
 __all__ = ["map", "submit"]
 
@@ -69,8 +70,8 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
     return leases.submit("auto", "submit", trace.caller(), executor, *arguments, **kwargs)
 
 
-class _Cached(Executor):
-    """The cached pool, as something that ``Executor.map`` can submit to."""
+class _Cached(ChunkingExecutor):
+    """The cached pool, as something that ``map`` can submit to."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return leases.submit("auto", "map", trace.caller(), fn, *args, **kwargs)

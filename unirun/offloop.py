@@ -22,19 +22,22 @@ def off_loop(call: Callable[[], T]) -> "Future[T]":
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
 
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
     try:
-        threading.Thread(target=run, name="unirun-off-loop").start()
+        threading.Thread(target=_run, args=(future, call), name="unirun-off-loop").start()
     except RuntimeError as error:
         if not is_refusal("start", error):
             raise
-        run()
+        _run(future, call)
     return future
+
+
+def _run(future: "Future[T] | None", call: Callable[[], T]) -> None:
+    assert future is not None
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+        future = None  # the traceback holds this frame
 
 
 async def patiently(future: "Future[T]") -> T:
@@ -46,7 +49,7 @@ async def patiently(future: "Future[T]") -> T:
             await asyncio.shield(waiting)
         except asyncio.CancelledError as error:
             cancelled = error
-        except BaseException:
+        except Exception:
             break  # the call's own error: raised below
     if cancelled is not None:
         raise cancelled

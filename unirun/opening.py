@@ -81,7 +81,7 @@ class Opening:
             DowngradeError, BootstrapError: As ``refuse`` did.
         """
         if self._denied is not None:
-            raise self._denied
+            raise self._denied.with_traceback(None)
         return self._left[0]
 
     def refuse(self, refused: Refused) -> None:

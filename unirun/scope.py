@@ -3,12 +3,12 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from concurrent.futures import wait as wait_for
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from unirun import config as settings
 from unirun import trace as tracing
+from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.threads import nothing
 from unirun.config import Flavor, RuntimeConfig
 from unirun.ladder import Request
@@ -126,13 +126,14 @@ class Run:
         return executor
 
 
-class Borrowed(Executor):
+class Borrowed(ChunkingExecutor):
     """A scope's view of an executor that belongs to somebody else: its own tasks, its own end."""
 
     def __init__(self, executor: Executor, flavor: str, name: str | None, site: Site | None) -> None:
         self._executor = executor
-        # Guards the two below.
-        self._lock = threading.Lock()
+        # Guards the two below; notified when nothing is pending. Not `concurrent.futures.wait`: it never ends for a
+        # future that its executor cancelled and then forgot.
+        self._lock = threading.Condition()
         self._pending: set[Future[Any]] = set()
         self._closed = False
         kind = type(executor).__name__
@@ -170,8 +171,11 @@ class Borrowed(Executor):
             for future in pending:
                 future.cancel()
         if wait:
-            wait_for(pending)
+            with self._lock:
+                self._lock.wait_for(lambda: not self._pending)
 
     def _done(self, future: Future[Any]) -> None:
         with self._lock:
             self._pending.discard(future)
+            if not self._pending:
+                self._lock.notify_all()

@@ -203,7 +203,8 @@ def publish(decision: DecisionTrace, *, target: str | None, listener: Listener |
 def _write(decision: DecisionTrace, target: str) -> None:
     try:
         if target == "stderr":
-            print(f"unirun: {decision.render()}", file=sys.stderr, flush=True)
+            if sys.stderr is not None:  # print() would take standard output instead
+                print(f"unirun: {decision.render()}", file=sys.stderr, flush=True)
         else:
             # One write to a file opened for appending: lines of several processes do not mix.
             with open(target, "a", encoding="utf-8") as file:
@@ -230,7 +231,7 @@ class Site:
             category=type(warning),
             filename=self.filename,
             lineno=self.lineno,
-            module=self.module_globals.get("__name__") or "<unknown>",
+            module=str(self.module_globals.get("__name__") or "<unknown>"),
             registry=self.module_globals.setdefault("__warningregistry__", {}),
         )
 
@@ -243,7 +244,8 @@ def caller() -> Site | None:
     """Return the innermost line on this thread's stack that is the user's own."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in _PASSED_THROUGH:
+        name = frame.f_globals.get("__name__")  # anything at all in code that was exec'd
+        if not isinstance(name, str) or name.partition(".")[0] not in _PASSED_THROUGH:
             return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
         frame = frame.f_back
     return None

@@ -1,12 +1,8 @@
 """What the tests of the executor contract share: executors that are always closed, gates that are always opened."""
 
-import gc
-import multiprocessing
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +10,8 @@ import pytest
 
 from tests.conformance import tasks
 from tests.conformance.columns import Column
-from tests.conformance.tasks import PATIENCE, Gate, Journal
+from tests.conformance.quiet import await_quiet, light_main
+from tests.conformance.tasks import Gate, Journal
 
 
 class Make(Protocol):
@@ -25,15 +22,9 @@ class Make(Protocol):
 
 
 @pytest.fixture(scope="package", autouse=True)
-def plain_main() -> Iterator[None]:
-    """Let workers find a main module that costs nothing to import.
-
-    Workers that do not fork import the program's main module. Pytest's would take them longer than everything else.
-    """
-    main = sys.modules["__main__"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "__spec__", None)
-        patch.setattr(main, "__file__", str(Path(__file__).with_name("__init__.py")), raising=False)
+def main_module() -> Iterator[None]:
+    """Spare workers the import of pytest."""
+    with light_main():
         yield
 
 
@@ -42,18 +33,7 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves threads or processes behind, and give the next one a quiet process to fork."""
     before = set(threading.enumerate())
     yield
-    if set(threading.enumerate()) - before:
-        gc.collect()  # the frames of an exception that a test looked at may hold a pool
-    for thread in set(threading.enumerate()) - before:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), f"{thread!r} is left"
-    left = {child.sentinel: child for child in multiprocessing.active_children()}
-    while left:
-        ended = wait_for(list(left), PATIENCE)
-        assert ended, f"{list(left.values())!r} are left"
-        for sentinel in ended:
-            assert isinstance(sentinel, int)
-            del left[sentinel]
+    await_quiet(before)
 
 
 @pytest.fixture

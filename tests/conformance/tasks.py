@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from signal import signal as set_handler
@@ -22,12 +23,12 @@ PATIENCE: Final = 30.0
 TICK: Final = 0.002
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
     """Wait for a condition that another process or thread brings about; fail if it does not."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen within {PATIENCE} s")
+            raise TimeoutError(f"{what} did not happen within {patience} s")
         time.sleep(TICK)
 
 
@@ -74,6 +75,13 @@ def add(left: int, right: int) -> int:
     return left + right
 
 
+def map_in_a_pool(kind: type[Executor], numbers: list[int]) -> list[int]:
+    """Be a task that has a pool of its own."""
+    make: Any = kind
+    with make(2) as pool:
+        return list(pool.map(square, numbers, timeout=PATIENCE))
+
+
 def square(number: int) -> int:
     return number * number
 
@@ -115,6 +123,24 @@ def hold_one(gate: Gate, journal: Journal, held: int, number: int) -> int:
     if number == held:
         gate.pass_through(str(number))
     journal.note(number)
+    return number
+
+
+def perform(journal: Journal, number: int, kind: str, items: Any) -> object:
+    """Be a task of a random program: note ``number``, then do what ``kind`` says."""
+    journal.note(number)
+    match kind:
+        case "raise":
+            raise ValueError(number)
+        case "exit":
+            raise SystemExit(number)
+        case "change":
+            items.append(number)
+            return items
+        case "unpicklable result":
+            return lambda: None
+        case "slow":
+            time.sleep(TICK)
     return number
 
 
@@ -188,7 +214,7 @@ def crash(program: int, journal: Journal | None = None) -> NoReturn:
 class Unpicklable:
     """Cannot be pickled, for a reason of its own."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def __reduce__(self) -> NoReturn:

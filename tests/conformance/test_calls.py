@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import tasks
-from tests.conformance.columns import NOTHING_PENDING, across
+from tests.conformance.columns import NOTHING_PENDING, Column, across
 from tests.conformance.tasks import PATIENCE, DetailedError, Gate, Journal, Unusual
 
 
@@ -98,6 +98,21 @@ def test_inline_runs_in_the_calling_thread_at_the_call(pool: Executor, journal: 
     assert not future.running()
     assert not future.cancel()
     assert pool.submit(tasks.whereabouts).result(0) == (os.getpid(), threading.get_ident())
+
+
+@across()
+def test_one_worker_takes_tasks_in_their_order(single: Executor, journal: Journal) -> None:
+    """First come, first served."""
+    for number in range(10):
+        single.submit(tasks.noted, journal, number)
+    single.shutdown()
+    assert list(map(int, journal.read())) == list(range(10))
+
+
+@across("for-processes", without=("run",))
+def test_a_task_may_have_a_pool_of_its_own(column: Column, pool: Executor) -> None:
+    """Workers are processes like others, and so may have workers."""
+    assert pool.submit(tasks.map_in_a_pool, column.kind, [1, 2, 3]).result(PATIENCE) == [1, 4, 9]
 
 
 @across(skip=NOTHING_PENDING)

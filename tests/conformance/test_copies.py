@@ -17,6 +17,8 @@ from tests.conformance.columns import Column, across
 from tests.conformance.conftest import Make
 from tests.conformance.tasks import PATIENCE, Unloadable, Unpicklable
 
+LOWERED = ("compat-processes-on-threads", "compat-processes-on-inline")
+
 
 def pickling_error(value: object) -> type[BaseException]:
     """Return what pickling ``value`` raises on this Python; the class differs between versions."""
@@ -111,6 +113,14 @@ def test_what_cannot_be_pickled_fails_its_own_task(pool: Executor, first: bool) 
 
 
 @across("for-processes")
+def test_the_cause_shows_what_could_not_be_pickled(pool: Executor) -> None:
+    """As text, since it may come from another thread or process."""
+    error = pool.submit(tasks.identity, Unpicklable(ValueError("mine"))).exception(PATIENCE)
+    assert isinstance(error, ValueError)
+    assert "in __reduce__" in str(error.__cause__)
+
+
+@across("for-processes")
 @pytest.mark.parametrize(
     "error", [OSError(11, "mine"), EOFError("mine"), RuntimeError("can't start new thread")], ids=repr
 )
@@ -122,6 +132,17 @@ def test_pickling_may_fail_in_the_words_of_a_refusing_host(column: Column, pool:
     assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
     if column.maker != "stdlib":
         assert pool.decision.backend == column.rung
+
+
+@across(
+    "for-processes",
+    without=("on-processes",),
+)
+def test_ctrl_c_while_arguments_are_pickled_leaves_submit(pool: Executor) -> None:
+    """A lower rung pickles in the caller's thread, so it is the caller whom Ctrl-C meets."""
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit(tasks.identity, Unpicklable(KeyboardInterrupt()))
+    assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
 
 
 @across("for-processes")

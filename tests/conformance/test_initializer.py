@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from typing import Any
 
 import pytest
@@ -58,42 +57,46 @@ def test_it_runs_outside_of_the_program(make: Make) -> None:
 @across("for-processes", without=("run",))
 def test_its_arguments_are_copies(column: Column, make: Make) -> None:
     """A list that it changes stays as it was in the program; fork copies everything, the others pickle."""
-    if column.rung != "processes" and multiprocessing.get_context().get_start_method() == "fork":
-        pytest.skip("what a forked worker is given need not be picklable, so a lower rung passes it as it is")
     items: list[Any] = []
     pool = make(initializer=tasks.append_in_set_up, initargs=(items,))
     assert pool.submit(tasks.read_state).result(PATIENCE) == ["set up"]
     assert items == []
 
 
-@pytest.mark.parametrize("rung", ["threads", "inline"])
-def test_its_arguments_are_pickled_where_the_start_method_would(
-    rung: str, make_lowered: Callable[..., Executor]
-) -> None:
+@LOWERED
+def test_its_arguments_are_pickled_where_the_start_method_would(column: Column, make: Make) -> None:
     """A pool asked for with spawn and served from a lower rung: the same copy, and the same error."""
+    spawn = multiprocessing.get_context("spawn")
     items: list[Any] = []
-    pool = make_lowered(rung, "spawn", initializer=tasks.append_in_set_up, initargs=(items,))
+    pool = make(mp_context=spawn, initializer=tasks.append_in_set_up, initargs=(items,))
     assert pool.submit(tasks.read_state).result(PATIENCE) == ["set up"]
     assert items == []
     unpicklable = tasks.Unpicklable(KeyError("k"))
-    pool = make_lowered(rung, "spawn", initializer=tasks.append_in_set_up, initargs=(unpicklable,))
+    pool = make(mp_context=spawn, initializer=tasks.append_in_set_up, initargs=(unpicklable,))
     with pytest.raises(KeyError, match="k"):
         pool.submit(tasks.read_state)
 
 
-@pytest.fixture
-def make_lowered() -> Iterator[Callable[..., Executor]]:
-    """Make compat process pools that ask for a start method and are served from a lower rung."""
-    made: list[Executor] = []
-
-    def make(rung: Any, method: str, **arguments: Any) -> Executor:
-        column = Column(maker="compat", flavor="processes", rung=rung)
-        made.append(column.open(mp_context=multiprocessing.get_context(method), **arguments))
-        return made[-1]
-
-    yield make
-    while made:
-        made.pop().shutdown()
+@pytest.mark.parametrize(
+    "column", [Column(maker="compat", flavor="processes", rung="threads")], ids=lambda column: column.name
+)
+def test_a_submit_that_is_refused_for_its_arguments_starts_nothing(column: Column, make: Make) -> None:
+    """However often it is tried."""
+    unpicklable = tasks.Unpicklable(KeyError("k"))
+    pool = make(
+        mp_context=multiprocessing.get_context("spawn"), initializer=tasks.append_in_set_up, initargs=(unpicklable,)
+    )
+    before = threading.active_count()
+    errors = []
+    for _ in range(3):
+        with pytest.raises(KeyError, match="k") as raised:
+            pool.submit(tasks.read_state)
+        errors.append(raised.value)
+    started = threading.active_count() - before
+    errors.clear()
+    del raised
+    unpicklable.error = KeyError()
+    assert started == 0
 
 
 @across("for-processes", "spawn", without=("run",))

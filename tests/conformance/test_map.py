@@ -1,5 +1,6 @@
 """The contract of ``map``: order, laziness, chunks, time limits, and an exception at its place."""
 
+import gc
 import inspect
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -112,11 +113,9 @@ def test_stop_iteration_of_a_task_does_not_end_the_results(pool: Executor) -> No
 
 @across(skip=NOTHING_PENDING)
 def test_time_runs_out_for_a_result_that_is_not_there(pool: Executor, gate: Gate) -> None:
-    """The results before it have been delivered."""
-    results = pool.map(
-        tasks.hold_one, [gate] * 3, [Journal(f"{gate.folder}/journal")] * 3, [1] * 3, range(3), timeout=1
-    )
-    assert next(results) == 0
+    """The tasks go on all the same."""
+    results = pool.map(tasks.hold, [gate] * 2, ["first", "second"], timeout=0.01)
+    gate.await_arrival("first")
     with pytest.raises(TimeoutError):
         next(results)
 
@@ -138,6 +137,7 @@ def test_closing_the_iterator_cancels_the_rest(single: Executor, gate: Gate, jou
     gate.await_arrival("1")
     assert isinstance(results, Iterator)
     results.close()  # type: ignore[attr-defined]
+    gc.collect()  # a process pool's iterator stands on another, which PyPy closes when it collects it
     gate.open()
     single.shutdown(wait=True)
     noted = list(map(int, journal.read()))

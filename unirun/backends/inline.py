@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["InlinePool"]
 
@@ -32,17 +32,24 @@ class InlinePool(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        try:
-            result = fn(*args, **kwargs)
-        except BaseException as error:
-            future.set_exception(error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        else:
-            future.set_result(result)
+        _run(future, fn, args, kwargs)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further tasks. There is nothing to wait for or to cancel: what was submitted has run."""
         with self._lock:
             self._shut = True
+
+
+def _run(future: Future[Any] | None, fn: Any, args: Any, kwargs: Any) -> None:
+    assert future is not None
+    try:
+        result = fn(*args, **kwargs)
+    except BaseException as error:
+        future.set_exception(error)
+        # The exception's traceback holds this frame, which must hold neither the future nor the task; see GH-60488.
+        future = fn = args = kwargs = None
+        if isinstance(error, KeyboardInterrupt):
+            raise
+    else:
+        future.set_result(result)

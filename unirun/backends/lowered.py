@@ -22,7 +22,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Lowered", "Semantics", "mentions_main"]
+__all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main"]
 
 #: The stdlib's pools report a failed initializer here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -52,9 +52,9 @@ class Semantics:
 class Lowered(Executor):
     """An executor that serves a request from a lower rung."""
 
-    def __init__(self, inner: Executor, semantics: Semantics) -> None:
+    def __init__(self, inner: Executor, state: "LoweredState") -> None:
         self._inner = inner
-        self._state = _State(semantics)
+        self._state = state
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         state = self._state
@@ -63,7 +63,8 @@ class Lowered(Executor):
             return self._inner.submit(state.run_shared, fn, args, kwargs)
         try:
             payload: bytes | BaseException = dumps((fn, args, kwargs))
-        except BaseException as error:
+        except Exception as error:
+            error.__cause__ = RemoteTraceback("".join(traceback.format_exception(error)))
             payload = error.with_traceback(None)
         return self._inner.submit(state.run_copied, payload)
 
@@ -71,11 +72,11 @@ class Lowered(Executor):
         self._inner.shutdown(wait, cancel_futures=cancel_futures)
 
 
-class _State:
+class LoweredState:
     """What the tasks of one pool share.
 
-    Apart from the executor, which must not be reachable from the traceback of an exception that somebody keeps: its
-    workers end when it is collected.
+    Apart from the executor, which is opened after it, and must not be reachable from the traceback of an exception that
+    somebody keeps: its workers end when it is collected.
     """
 
     def __init__(self, semantics: Semantics) -> None:
@@ -85,10 +86,7 @@ class _State:
         self._broken: str | None = None
         # Guards the three above, and is held while the initializer runs. Reentrant: an initializer may submit.
         self._lock = threading.RLock()
-        if semantics.initializer is not None and semantics.copy and semantics.pickled_initargs:
-            self._initialize = _unpickled(dumps((semantics.initializer, semantics.initargs)))
-        else:
-            self._initialize = lambda: (semantics.initializer, semantics.initargs)
+        self._initialize = _initialization(semantics)
 
     def check(self) -> None:
         """Raise the pool's error if its initializer failed."""
@@ -103,17 +101,21 @@ class _State:
     def run_copied(self, payload: bytes | BaseException) -> Any:
         """Run a pickled task; return a copy of its result or raise one of its exception."""
         self._ensure_initialized()
-        if isinstance(payload, BaseException):
-            raise payload
-        fn, args, kwargs = self._load(payload, "the task")
-        failed: BaseException | None = None
-        try:
-            result = dumps(fn(*args, **kwargs))
-        except BaseException as error:
-            # Not raised from here: the original, with all of its frames, would hang on as the copy's context.
-            failed = self._copy_error(error)
+        failed: BaseException | None = payload if isinstance(payload, BaseException) else None
+        if not isinstance(payload, BaseException):
+            task = self._load(payload, "the task")
+            try:
+                result = dumps(task[0](*task[1], **task[2]))
+            except BaseException as error:
+                # Not raised from here: the original, with all of its frames, would hang on as the copy's context.
+                failed = self._copy_error(error)
+            del task
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                # Its traceback holds this frame, which must not hold it; see GH-60488.
+                del failed, payload
         return self._load(result, "the result")
 
     def _copy_error(self, error: BaseException) -> BaseException:
@@ -132,6 +134,8 @@ class _State:
         """Unpickle; a failure is what ends a worker process or its pool, so it is the pool's error."""
         try:
             return pickle.loads(pickled)
+        except KeyboardInterrupt:
+            raise  # the user's own, where the task runs inline
         except BaseException as error:
             raise self.semantics.broken(f"{what} could not be unpickled: {error!r}") from error
 
@@ -158,8 +162,24 @@ class _State:
             self._initialized = True
 
 
-def _unpickled(pickled: bytes) -> Callable[[], Any]:
-    return lambda: pickle.loads(pickled)
+def _initialization(semantics: Semantics) -> Callable[[], Any]:
+    """Return what gives the initializer and its arguments: copies, as far as a worker would have had copies.
+
+    Raises:
+        Exception: They cannot be pickled, and had to be for a worker that does not fork.
+    """
+    given = semantics.initializer, semantics.initargs
+    if semantics.initializer is not None and semantics.copy:
+        try:
+            pickled = dumps(given)
+        except Exception as error:
+            # Locks and queues of multiprocessing are pickled only on their way to a new process. Here they work as
+            # they are, and so does what a forked worker would have inherited.
+            if semantics.pickled_initargs and not isinstance(error, RuntimeError):
+                raise
+        else:
+            return lambda: pickle.loads(pickled)
+    return lambda: given
 
 
 def dumps(value: object) -> bytes:
@@ -172,12 +192,19 @@ def dumps(value: object) -> bytes:
     return bytes(ForkingPickler.dumps(value))
 
 
-def mentions_main(value: object) -> bool:
-    """Tell whether the pickle of ``value`` refers to ``__main__``; false where it cannot be pickled at all."""
-    try:
-        return b"__main__" in dumps(value)
-    except Exception:
-        return False  # the pool reports that, on the task's future
+def mentions_main(*values: object) -> bool:
+    """Tell whether any of some values is pickled with a reference to ``__main__``.
+
+    Each by itself: what cannot be pickled here, and may still travel with a new process, hides none of the others.
+    """
+    for value in values:
+        try:
+            if not isinstance(value, str) and b"__main__" in dumps(value):
+                return True
+        except Exception:
+            if getattr(value, "__module__", None) == "__main__":
+                return True
+    return False
 
 
 class RemoteTraceback(Exception):

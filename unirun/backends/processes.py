@@ -22,13 +22,22 @@ Does not promise:
     Anything after the first ready: a crash is the stdlib's ``BrokenProcessPool``.
 """
 
-import os
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from unirun.backends.ready import Ready, wake
+from unirun.backends.repairs import (
+    close_leaked_pipes,
+    ensure_tracker,
+    from_system_limits,
+    is_stray,
+    kill,
+    without_system_limits,
+)
 from unirun.refusal import Failure, Refused, Stage, failure, is_refusal
 
 if TYPE_CHECKING:
@@ -49,97 +58,13 @@ else:
 
 __all__ = ["BrokenProcessPool", "GuardedProcessPool"]
 
-_READY: Final = b"R"
-_ENDED: Final = b"E"
-
-
-class Ready:
-    """The initializer of every worker: says ready, then runs the user's.
-
-    The user's initializer travels pickled inside of it where the start method pickles at all, so that loading it, which
-    runs code of the user's, comes after ready too.
-    """
-
-    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-        from multiprocessing.connection import Pipe
-
-        self._user = (initializer, initargs)
-        # Both ends stay open as long as the pool object lives: a worker that says ready late must find the pipe,
-        # or the signal SIGPIPE might end it.
-        self._reader, self._writer = Pipe(duplex=False)
-        #: New workers shall say ready.
-        self.armed: bool = True
-
-    def __call__(self) -> None:
-        """Run in the worker, where the fork start method made a copy of this object."""
-        say_ready(self._writer)
-        self._reader.close()
-        run_user(*self._user)
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        from multiprocessing.reduction import ForkingPickler
-
-        user = bytes(ForkingPickler.dumps(self._user))
-        return _Told, (self._writer if self.armed else None, user)
-
-    def disarm(self) -> None:
-        """From here on new workers need not say ready; their word would only fill the pipe."""
-        self.armed = False
-
-    def ended(self, future: Future[Any]) -> None:
-        """Wake the waiting ``submit``: its future is done, by a crash or otherwise."""
-        self._writer.send_bytes(_ENDED)
-
-    def wait(self) -> bool:
-        """Wait until a worker is ready (true) or the first task's future is done (false), whichever comes first."""
-        return self._reader.recv_bytes() == _READY
-
-    def was_said(self) -> bool:
-        """Tell whether any worker said ready. Exact once all workers are dead: nobody writes any more."""
-        while self._reader.poll():
-            if self._reader.recv_bytes() == _READY:
-                return True
-        return False
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-
-
-class _Told:
-    """What ``Ready`` becomes in a worker that does not fork."""
-
-    def __init__(self, writer: Any, user: bytes) -> None:
-        self._writer = writer
-        self._user = user
-
-    def __call__(self) -> None:
-        import pickle
-
-        if self._writer is not None:
-            say_ready(self._writer)
-        run_user(*pickle.loads(self._user))
-
-
-def say_ready(writer: Any) -> None:
-    """Tell the parent that this worker is ready. A short message: written at once or not at all."""
-    try:
-        writer.send_bytes(_READY)
-    except OSError:
-        pass  # the parent is gone, or has closed its pool; the worker learns that from its queue
-    writer.close()
-
-
-def run_user(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-    """Run the user's initializer, if there is one."""
-    if initializer is not None:
-        initializer(*initargs)
-
 
 class GuardedProcessPool(_Base):
     """The stdlib's pool, plus the guard of its start."""
 
     _ready: Ready | None = None
+    #: The stdlib's own table of workers, as it is where there are none: programs look into it to kill them.
+    _processes: Any = {}  # noqa: RUF012 - never written to; the stdlib sets its own on the instance
     #: Why there are fewer workers than asked for, or None.
     _short: Failure | None = None
 
@@ -167,14 +92,14 @@ class GuardedProcessPool(_Base):
             )
 
         try:
-            _ensure_tracker(mp_context, max_tasks_per_child)
+            ensure_tracker(mp_context, max_tasks_per_child)
             try:
                 construct()
             except PermissionError as error:
-                if not _from_system_limits(error):
+                if not from_system_limits(error):
                     raise
                 # Only the question how many semaphores there are is forbidden; they may well work.
-                with _without_system_limits():
+                with without_system_limits(stdlib):
                     construct()
         except Exception as error:
             self._release()
@@ -200,6 +125,15 @@ class GuardedProcessPool(_Base):
         """
         ready = self._ready
         assert ready is not None
+        ready.waiting = True
+        try:
+            return self._start_waiting(ready, fn, args, kwargs)
+        finally:
+            ready.waiting = False
+
+    def _start_waiting(
+        self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Future[Any], bool]:
         if not ready.armed:  # an earlier call started it, and was then interrupted
             return super().submit(fn, *args, **kwargs), True
         try:
@@ -207,10 +141,10 @@ class GuardedProcessPool(_Base):
         except Exception as error:
             if (self._workers() and self._manager_alive()) or not is_refusal("start", error):
                 raise
-            _close_leaked_pipes(error)
+            close_leaked_pipes(error)
             self._abandon()
             raise Refused("start", error) from None
-        future.add_done_callback(ready.ended)
+        future.add_done_callback(partial(wake, weakref.ref(ready)))
         while True:
             try:
                 up = ready.wait()
@@ -225,7 +159,7 @@ class GuardedProcessPool(_Base):
             if future.cancelled() or not isinstance(future.exception(), BrokenProcessPool):
                 return future, False
             for worker in self._workers():
-                worker.kill()  # SIGTERM may be ignored, and the manager thread waits for them
+                kill(worker)  # SIGTERM may be ignored, and the manager thread waits for them
             super().shutdown(wait=True)
             if ready.was_said():
                 return future, True  # a worker was up: it is a crash, and the task may have run
@@ -260,15 +194,31 @@ class GuardedProcessPool(_Base):
                 raise
             manager: Any = self._executor_manager_thread
             if self._workers():
-                _close_leaked_pipes(error)
+                close_leaked_pipes(error)
                 self._short = failure("processes", "start", error)
+                if getattr(self._workers()[0]._popen, "method", None) == "forkserver":
+                    # The server died of it. To the stdlib its workers are dead too, and the pool is broken; they are
+                    # not, and would wait for tasks for ever.
+                    for worker in self._workers():
+                        kill(worker)
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.
-                _close_leaked_pipes(error)
+                close_leaked_pipes(error)
                 self._fail_pending(manager, error)
             else:
                 raise
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        workers = self._workers()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if not wait:
+            return
+        for worker in workers:
+            if is_stray(worker):
+                kill(worker)
+        if self._ready is not None and not self._ready.waiting:
+            self._ready.close()
 
     def _fail_pending(self, manager: Any, error: Exception) -> None:
         """Fail what is pending because there is no worker left; runs in the manager thread, the shutdown lock held."""
@@ -290,7 +240,7 @@ class GuardedProcessPool(_Base):
     def _abandon(self) -> None:
         """Tear down a pool whose manager thread never started: it has workers at most, and nobody else to end them."""
         for worker in self._workers():
-            worker.kill()
+            kill(worker)
             worker.join()
         self._executor_manager_thread = None  # type: ignore[assignment]  # never started
         self._pending_work_items.clear()
@@ -300,8 +250,9 @@ class GuardedProcessPool(_Base):
     def _release(self) -> None:
         """Close what the pool holds open, now and not when it is collected; half of it may never have been made."""
         for name in ("_executor_manager_thread_wakeup", "_call_queue", "_result_queue"):
-            held = self.__dict__.pop(name, None)
+            held = getattr(self, name, None)
             if held is not None:
+                setattr(self, name, None)  # as the stdlib's shutdown leaves it, which another thread may be in
                 held.close()
                 if name == "_call_queue":
                     held.join_thread()
@@ -315,61 +266,3 @@ def _died_early() -> BaseException:
         "every worker ended before it was ready; what it wrote to standard error says why "
         "(usually its main module cannot be imported, or has no `if __name__ == '__main__':` guard)"
     )
-
-
-def _ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
-    """Start the resource tracker that start methods other than fork need, before there is anything to track.
-
-    The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
-    """
-    import multiprocessing
-    from multiprocessing import resource_tracker
-
-    if mp_context is None:
-        mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
-    if mp_context.get_start_method() == "fork":
-        return
-    try:
-        resource_tracker.ensure_running()
-    except OSError as error:
-        raise Refused("start", error) from None
-
-
-_limits_lock = threading.Lock()  # guards the exchange of the stdlib's check
-
-
-@contextmanager
-def _without_system_limits() -> Iterator[None]:
-    with _limits_lock:
-        check = stdlib._check_system_limits
-        stdlib._check_system_limits = lambda: None
-        try:
-            yield
-        finally:
-            stdlib._check_system_limits = check
-
-
-def _from_system_limits(error: BaseException) -> bool:
-    """Tell whether ``error`` comes from the stdlib's question for the number of semaphores (`os.sysconf`)."""
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_name == "_check_system_limits":
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-def _close_leaked_pipes(error: BaseException) -> None:
-    """Close the pipes that `multiprocessing` makes just before a fork and forgets when it fails.
-
-    `popen_fork.Popen._launch` opens four descriptors, then forks; an error of `os.fork` leaves them open for good. They
-    are only to be had from its frame.
-    """
-    traceback = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
-        if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
-            for name in ("parent_r", "child_w", "child_r", "parent_w"):
-                if name in frame.f_locals:
-                    os.close(frame.f_locals[name])
-        traceback = traceback.tb_next

@@ -10,6 +10,9 @@ from unirun.refusal import Failure, Refused, failure, is_refusal
 __all__ = ["GuardedThreadPool", "nothing", "open_threads"]
 
 
+_stdlib_adjust: Any = stdlib.ThreadPoolExecutor._adjust_thread_count
+
+
 class GuardedThreadPool(stdlib.ThreadPoolExecutor):
     """The stdlib's pool, plus a guard of its start.
 
@@ -23,7 +26,7 @@ class GuardedThreadPool(stdlib.ThreadPoolExecutor):
 
     def _adjust_thread_count(self) -> None:
         try:
-            super()._adjust_thread_count()
+            _stdlib_adjust(self)  # a quick call: it comes with every task
         except RuntimeError as error:
             if not self._threads or not is_refusal("start", error):
                 raise

@@ -1,0 +1,104 @@
+"""The word that a worker gives before code of the user's runs in it: the pipe for it, and who says it."""
+
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final
+
+__all__ = ["Ready", "wake"]
+
+_READY: Final = b"R"
+_ENDED: Final = b"E"
+
+
+class Ready:
+    """The initializer of every worker: says ready, then runs the user's.
+
+    The user's initializer travels pickled inside of it where the start method pickles at all, so that loading it, which
+    runs code of the user's, comes after ready too.
+    """
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        from multiprocessing.connection import Pipe
+
+        self._user = (initializer, initargs)
+        # Both ends stay open as long as there may be workers: one that says ready late must find the pipe, or the
+        # signal SIGPIPE might end it.
+        self._reader, self._writer = Pipe(duplex=False)
+        #: A first ``submit`` waits, or is about to.
+        self.waiting: bool = False
+        #: New workers shall say ready.
+        self.armed: bool = True
+
+    def __call__(self) -> None:
+        """Run in the worker, where the fork start method made a copy of this object."""
+        say_ready(self._writer)
+        self._reader.close()
+        run_user(*self._user)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        from multiprocessing.reduction import ForkingPickler
+
+        user = bytes(ForkingPickler.dumps(self._user))
+        return _Told, (self._writer if self.armed else None, user)
+
+    def disarm(self) -> None:
+        """From here on new workers need not say ready; their word would only fill the pipe."""
+        self.armed = False
+
+    def ended(self) -> None:
+        """Wake the waiting ``submit``, if one still waits: its future is done, by a crash or otherwise."""
+        if self.armed:
+            self._writer.send_bytes(_ENDED)
+
+    def wait(self) -> bool:
+        """Wait until a worker is ready (true) or the first task's future is done (false), whichever comes first."""
+        return self._reader.recv_bytes() == _READY
+
+    def was_said(self) -> bool:
+        """Tell whether any worker said ready. Exact once all workers are dead: nobody writes any more."""
+        while self._reader.poll():
+            if self._reader.recv_bytes() == _READY:
+                return True
+        return False
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+class _Told:
+    """What ``Ready`` becomes in a worker that does not fork."""
+
+    def __init__(self, writer: Any, user: bytes) -> None:
+        self._writer = writer
+        self._user = user
+
+    def __call__(self) -> None:
+        import pickle
+
+        if self._writer is not None:
+            say_ready(self._writer)
+        run_user(*pickle.loads(self._user))
+
+
+def say_ready(writer: Any) -> None:
+    """Tell the parent that this worker is ready. A short message: written at once or not at all."""
+    try:
+        writer.send_bytes(_READY)
+    except OSError:
+        pass  # the parent is gone, or has closed its pool; the worker learns that from its queue
+    writer.close()
+
+
+def run_user(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """Run the user's initializer, if there is one."""
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def wake(ready: "weakref.ref[Ready]", _: Future[Any]) -> None:
+    """Be a future's callback that keeps no pipe open as long as somebody keeps the future."""
+    alive = ready()
+    if alive is not None:
+        alive.ended()

@@ -1,0 +1,95 @@
+"""Where the stdlib's process machinery needs help: what it forgets to close, to kill, or not to ask."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from unirun.refusal import Refused
+
+__all__ = [
+    "close_leaked_pipes",
+    "ensure_tracker",
+    "from_system_limits",
+    "is_stray",
+    "kill",
+    "without_system_limits",
+]
+
+
+def is_stray(worker: Any) -> bool:
+    """Tell a worker that counts as dead only because the fork server that started it is: 255 is then made up."""
+    popen: Any = getattr(worker, "_popen", None)
+    return getattr(popen, "method", None) == "forkserver" and popen.returncode == 255
+
+
+def kill(worker: Any) -> None:
+    """Kill a worker, also one that its process object takes for dead."""
+    worker.kill()
+    worker.is_alive()  # notices a dead server
+    if is_stray(worker):
+        try:
+            os.kill(worker.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it was dead
+
+
+def ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
+    """Start the resource tracker that start methods other than fork need, before there is anything to track.
+
+    The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
+    """
+    import multiprocessing
+    from multiprocessing import resource_tracker
+
+    if mp_context is None:
+        mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
+    if mp_context.get_start_method() == "fork":
+        return
+    try:
+        resource_tracker.ensure_running()
+    except OSError as error:
+        raise Refused("start", error) from None
+
+
+_limits_lock = threading.Lock()  # guards the exchange of the stdlib's check
+
+
+@contextmanager
+def without_system_limits(stdlib: Any) -> Iterator[None]:
+    """Keep the stdlib's pools from asking how many semaphores there are."""
+    with _limits_lock:
+        check = stdlib._check_system_limits
+        stdlib._check_system_limits = lambda: None
+        try:
+            yield
+        finally:
+            stdlib._check_system_limits = check
+
+
+def from_system_limits(error: BaseException) -> bool:
+    """Tell whether ``error`` comes from the stdlib's question for the number of semaphores (`os.sysconf`)."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_name == "_check_system_limits":
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def close_leaked_pipes(error: BaseException) -> None:
+    """Close the pipes that `multiprocessing` makes just before a fork and forgets when it fails.
+
+    `popen_fork.Popen._launch` opens four descriptors, then forks; an error of `os.fork` leaves them open for good. They
+    are only to be had from its frame.
+    """
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
+        traceback = traceback.tb_next
