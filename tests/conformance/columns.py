@@ -132,7 +132,6 @@ def across(
     *traits: str,
     without: tuple[str, ...] = (),
     skip: Mapping[str, str] | None = None,
-    fails: Mapping[str, str] | None = None,
 ) -> pytest.MarkDecorator:
     """Run a test on columns, given to it or to its fixtures as ``column``.
 
@@ -140,21 +139,13 @@ def across(
         *traits: All of those that a column must have for the test to be about it.
         without: Those that it must not have.
         skip: A trait, and the reason why a column of it cannot fulfil the point although the point is about it.
-        fails: A trait or the name of a column, and the defect because of which it does not fulfil the point yet.
     """
     chosen = []
     for column in COLUMNS:
         if not column.traits.issuperset(traits) or not column.traits.isdisjoint(without):
             continue
-        known = {*column.traits, column.name}
-        marks: list[pytest.MarkDecorator] = [
-            *(pytest.mark.skip(reason=reason) for trait, reason in (skip or {}).items() if trait in known),
-            *(
-                pytest.mark.xfail(strict=True, reason=reason)
-                for trait, reason in (fails or {}).items()
-                if trait in known
-            ),
-        ]
+        reasons = [reason for trait, reason in (skip or {}).items() if trait in column.traits]
+        marks: list[pytest.MarkDecorator] = [pytest.mark.skip(reason=reason) for reason in reasons]
         if "fork" in column.traits:
             marks.append(FORKING)
         chosen.append(pytest.param(column, id=column.name, marks=marks))

@@ -117,6 +117,56 @@ def test_half_a_start(on_host: OnHost, tmp_path: Path, host: str, method: str, s
         assert decision["short"]["errno"] == 11
 
 
+@pytest.mark.skipif("forkserver" not in METHODS, reason="this platform has no fork server")
+def test_a_fork_server_that_dies(on_host: OnHost, tmp_path: Path) -> None:
+    """The server dies of a fork that it is refused. Its workers then count as dead, and are to be so in truth."""
+    argv = [sys.executable, str(PROGRAMS / "seed.py"), "forkserver", "log"]
+    outcome = on_host("fork-refused-third", argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert outcome.left_behind == ()
+    assert outcome.returncode == 0 or "BrokenProcessPool" in outcome.stderr
+    log = tmp_path / "log"
+    ran = log.read_text().split() if log.exists() else []
+    assert all(ran.count(payload) <= 3 * [3, 1, 4, 1, 5, 9, 2, 6].count(int(payload)) for payload in ran)
+
+
+LOCKED = """
+import multiprocessing, sys, warnings
+from unirun import DowngradeWarning
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+warnings.simplefilter("ignore", DowngradeWarning)
+def keep(lock, items):
+    global kept
+    items.append(1)
+    kept = lock
+def use(number):
+    with kept:
+        return number * number
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    mine = []
+    with ProcessPoolExecutor(2, context, keep, (context.Lock(), mine)) as pool:
+        print(list(pool.map(use, range(4))), pool.decision.backend)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("host", ["healthy", "threads-refused-second", "package"])
+def test_a_lock_for_the_initializer(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
+    """It can be pickled only on its way to a new process. No worker imports the main module of `python -m package`."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__main__.py").write_text(LOCKED)
+    argv = ["-m", "package"] if host == "package" else [str(package / "__main__.py")]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    place = "healthy" if host == "package" else host
+    outcome = on_host(place, [sys.executable, *argv, method], env=env, cwd=tmp_path)
+    expected = {"healthy": "processes", "threads-refused-second": "inline"}.get(
+        host, "processes" if method == "fork" else "threads"
+    )
+    assert outcome.stdout == f"[0, 1, 4, 9] {expected}\n", outcome.stderr
+    assert outcome.left_behind == ()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_daemonic_parent(on_host: OnHost, tmp_path: Path, method: str) -> None:
     """Inside a worker of a `multiprocessing.Pool`."""

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -293,3 +293,49 @@ def test_a_forked_child_does_not_share_the_cached_pools() -> None:
     queue.close()
     queue.join_thread()
     assert unirun.submit(square, 2).result() == 4
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_a_pool_is_started_once_for_all_who_await_it(method: Any) -> None:
+    configure(start_method=method, max_workers=1)
+
+    async def main() -> int:
+        tasks = [asyncio.create_task(to_process(square, n)) for n in range(50)]
+        await asyncio.sleep(0)
+        starting = sum(t.name == "unirun-off-loop" for t in threading.enumerate())
+        assert await asyncio.gather(*tasks) == [n * n for n in range(50)]
+        return starting
+
+    assert asyncio.run(main()) <= 1
+
+
+def test_reset_between_the_submits_of_another_thread() -> None:
+    configure(force_threads=True, max_workers=1)
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                assert unirun.submit(square, 3).result(30) == 9
+            except CancelledError:
+                pass  # what reset() says that it does to tasks that have not started
+            except BaseException as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        reset()
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert not wrong
+
+
+def test_chunks_through_the_cached_pool() -> None:
+    configure(force_process=True, max_workers=1)
+    assert list(unirun.map(pow, range(7), [2] * 7, chunksize=3)) == [0, 1, 4, 9, 16, 25, 36]
+    with pytest.raises(ValueError, match="chunksize"):
+        unirun.map(square, [1], chunksize=0)

@@ -32,8 +32,12 @@ class InlinePool(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        _run(future, fn, args, kwargs)
-        return future
+        try:
+            _run(future, fn, args, kwargs)
+            return future
+        finally:
+            # A failed task's traceback holds this frame too, as the caller of the one that it was raised in.
+            del future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further tasks. There is nothing to wait for or to cancel: what was submitted has run."""
