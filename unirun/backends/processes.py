@@ -11,7 +11,7 @@
 
 The first ``submit`` gives the task to the stdlib's pool and returns when one worker has said *ready*, or raises
 ``Refused`` when all ended without: then no task can have started. Every later ``submit`` is the stdlib's own.
-That first wait costs what a worker takes to start: about 2 ms with fork, 10 ms once a fork server runs, and with
+That first wait costs what a worker takes to start: a few milliseconds with fork, 10 to 100 with a fork server, and with
 spawn the time in which a new interpreter imports the main module.
 
 Guarantees:
