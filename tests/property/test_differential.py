@@ -340,7 +340,8 @@ def perform(program: Program, name: str) -> list[object]:
         finally:
             play.gate.open()
             play.pool.shutdown(wait=True, cancel_futures=True)
-    await_quiet(before)
+            # The second shutdown of a stdlib's pool waits for nothing, and what a map left running writes in the folder.
+            await_quiet(before)
     return seen
 
 
