@@ -19,7 +19,7 @@ def stdlib(context: Any) -> Iterator[Call]:
 @contextmanager
 def compat(context: Any) -> Iterator[Call]:
     """The stdlib's pool, managed."""
-    from unirun.managed import ProcessPoolExecutor as Managed
+    from unirun.process import ProcessPoolExecutor as Managed
 
     with Managed(WORKERS, mp_context=context) as pool:
         yield lambda fn, argument: pool.submit(fn, argument).result()

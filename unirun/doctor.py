@@ -25,8 +25,9 @@ from unirun.config import FLAVORS, RuntimeConfig
 from unirun.errors import ConfigError, DowngradeError
 from unirun.host import Host
 from unirun.ladder import Request
-from unirun.managed import ManagedExecutor, open_pool
+from unirun.managed import ManagedExecutor
 from unirun.opening import Opening
+from unirun.pools import open_pool
 from unirun.trace import DecisionTrace
 
 __all__ = ["COMPAT", "Report", "Try", "examine"]

@@ -22,9 +22,10 @@ from unirun import config as settings
 from unirun import host, trace
 from unirun.backends.threads import nothing
 from unirun.ladder import Request
-from unirun.managed import ManagedExecutor, open_pool
+from unirun.managed import ManagedExecutor
 from unirun.offloop import off_loop
 from unirun.opening import Opening
+from unirun.pools import open_pool
 from unirun.trace import Site
 
 __all__ = ["cached", "reset", "start", "submit"]

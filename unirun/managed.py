@@ -13,47 +13,24 @@ Does not promise:
     A lower rung once a task was accepted: from then on every error is the task's or the crash's.
 """
 
-import concurrent.futures.thread as stdlib_thread
-import os
-import sys
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec, TypeVar
+from __future__ import annotations
 
-from unirun import config as settings
-from unirun import trace
-from unirun.backends.inline import InlinePool
-from unirun.backends.lowered import Lowered, LoweredState, Semantics, mentions_main
-from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
-from unirun.backends.threads import GuardedThreadPool, nothing, open_threads
-from unirun.ladder import Request
-from unirun.opening import Opening
-from unirun.refusal import Refused
-from unirun.trace import DecisionTrace
+from concurrent.futures import Executor
 
-__all__ = ["InlineExecutor", "ManagedExecutor", "PoolSpec", "ProcessPoolExecutor", "ThreadPoolExecutor", "open_pool"]
+TYPE_CHECKING = False  # programs under the hook load this module with `concurrent.futures`; typing alone takes longer
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any, ParamSpec, TypeVar
 
-P = ParamSpec("P")
-T = TypeVar("T")
+    from unirun.backends.lowered import Semantics
+    from unirun.opening import Opening, PoolSpec
+    from unirun.trace import DecisionTrace
 
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSpec:
-    """What the stdlib's constructors take besides the number of workers."""
-
-    mp_context: Any = None
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
-    max_tasks_per_child: int | None = None
-    thread_name_prefix: str = ""
-    more: dict[str, Any] = field(default_factory=dict)
-
-    def start_method(self) -> str | None:
-        """Return the start method that the arguments fix, or ``None``."""
-        if self.mp_context is not None:
-            return str(self.mp_context.get_start_method(allow_none=False))
-        return None if self.max_tasks_per_child is None else "spawn"  # the stdlib's choice
+__all__ = ["ManagedExecutor"]
 
 
 class ManagedExecutor(Executor):
@@ -77,6 +54,8 @@ class ManagedExecutor(Executor):
     @property
     def decision(self) -> DecisionTrace:
         """What was asked, tried and chosen for this executor; final when its ``settled`` is true."""
+        from dataclasses import replace
+
         decision, short = self._opening.decision, getattr(self, "_short", None)
         return decision if short is None or self._lower is not None else replace(decision, short=short)
 
@@ -119,6 +98,10 @@ class ManagedExecutor(Executor):
 
     def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
+        # Before they are needed: a host that is out of descriptors cannot import them any more.
+        from unirun.backends import inline, lowered, threads  # noqa: F401
+        from unirun.refusal import Refused
+
         self._opening, self._spec = opening, spec
         self._max_workers = opening.plan.workers or self._stdlib_workers()
         if opening.rung != self._own_rung:
@@ -132,6 +115,9 @@ class ManagedExecutor(Executor):
 
     def _submit_first(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any] | None:
         """Open a rung. Return the future if the task went to the stdlib's own pool, ``None`` if a lower rung is up."""
+        from unirun.backends.threads import nothing
+        from unirun.refusal import Refused
+
         opening = self._opening
         while self._lower is None:
             if self._proven:  # by another thread, while this one waited for the lock
@@ -157,6 +143,10 @@ class ManagedExecutor(Executor):
 
     def _descend(self, rung: str) -> None:
         """Open a lower rung."""
+        from unirun.backends.inline import InlinePool
+        from unirun.backends.lowered import Lowered, LoweredState
+        from unirun.backends.threads import open_threads
+
         state = LoweredState(self._semantics())  # before a thread is started: it may refuse the initializer
         lower = open_threads(self._max_workers) if rung == "threads" else InlinePool()
         try:
@@ -174,6 +164,8 @@ class ManagedExecutor(Executor):
 
     def _stdlib_workers(self) -> int:
         """Return the stdlib's default number of workers."""
+        import os
+
         count = getattr(os, "process_cpu_count", os.cpu_count)()
         return count or 1
 
@@ -191,180 +183,15 @@ class ManagedExecutor(Executor):
 
     def _semantics(self) -> Semantics:
         """Return what a lower rung owes this request."""
+        from concurrent.futures.thread import BrokenThreadPool
+
+        from unirun.backends.lowered import Semantics
+
         return Semantics(
             copy=False,
             child=False,
             pickled_initargs=False,
-            broken=stdlib_thread.BrokenThreadPool,
+            broken=BrokenThreadPool,
             initializer=self._spec.initializer,
             initargs=self._spec.initargs,
-        )
-
-
-class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
-    """``concurrent.futures.ProcessPoolExecutor``, on any host.
-
-    Arguments, methods and behaviour are those of the running Python's class. Where process pools cannot start, threads
-    serve, or the calling thread itself, with arguments and results copied as processes would copy them; ``decision``
-    and a ``DowngradeWarning`` say so. The first ``submit`` waits until one worker is up.
-
-    Raises:
-        DowngradeError: From the constructor or the first ``submit``: no rung can serve, or ``UNIRUN_DOWNGRADE=error``.
-        ConfigError: From the constructor: a ``UNIRUN_*`` variable has a value that is not accepted.
-        Exception: What the stdlib's class raises, when it does.
-    """
-
-    _own_rung = "processes"
-
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        mp_context: Any = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        *,
-        max_tasks_per_child: int | None = None,
-    ) -> None:
-        spec = PoolSpec(
-            mp_context=mp_context,
-            initializer=initializer,
-            initargs=initargs,
-            max_tasks_per_child=max_tasks_per_child,
-        )
-        self._adopt(_dropin("processes", "ProcessPoolExecutor", max_workers, spec), spec)
-
-    if sys.version_info >= (3, 14):
-
-        def terminate_workers(self) -> None:
-            if self._constructed:
-                super().terminate_workers()
-            else:
-                self.shutdown(wait=False, cancel_futures=True)
-
-        def kill_workers(self) -> None:
-            if self._constructed:
-                super().kill_workers()
-            else:
-                self.shutdown(wait=False, cancel_futures=True)
-
-        terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
-        kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
-
-    def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
-        context = spec.mp_context
-        if context is None and spec.start_method() is None and self._opening.config.start_method is not None:
-            import multiprocessing
-
-            context = multiprocessing.get_context(self._opening.config.start_method)
-        self._construct(workers, context, spec.initializer, spec.initargs, spec.max_tasks_per_child)
-
-    def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
-        opening = self._opening
-        method = opening.plan.start_method
-        given = (fn, *args, *kwargs.values(), self._spec.initializer, *self._spec.initargs)
-        if opening.facts.main == "interactive" and method != "fork" and mentions_main(*given):
-            self._abandon()
-            why = f"a worker started by {method!r} does not import this main module and so cannot find what it defines"
-            raise Refused("bootstrap", AttributeError(why))
-        return self._start(fn, args, kwargs)
-
-    def _started(self) -> int:
-        return len(self._workers()) if self._short is not None else self._max_workers
-
-    def _semantics(self) -> Semantics:
-        return replace(
-            super()._semantics(),
-            copy=self._opening.config.isolation == "copy",
-            child=True,
-            pickled_initargs=self._opening.plan.start_method != "fork",
-            broken=BrokenProcessPool,
-        )
-
-
-class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
-    """``concurrent.futures.ThreadPoolExecutor``, on any host.
-
-    Arguments, methods and behaviour are those of the running Python's class. Where not even one thread can be
-    started, tasks run in the calling thread; ``decision`` and a ``DowngradeWarning`` say so.
-
-    Raises:
-        DowngradeError: From the first ``submit``: no rung can serve, or ``UNIRUN_DOWNGRADE=error``.
-        ConfigError: From the constructor: a ``UNIRUN_*`` variable has a value that is not accepted.
-        Exception: What the stdlib's class raises, when it does.
-    """
-
-    _own_rung = "threads"
-
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        thread_name_prefix: str = "",
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        **ctxkwargs: Any,
-    ) -> None:
-        spec = PoolSpec(
-            initializer=initializer, initargs=initargs, thread_name_prefix=thread_name_prefix, more=ctxkwargs
-        )
-        self._adopt(_dropin("threads", "ThreadPoolExecutor", max_workers, spec), spec)
-
-    def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
-        super()._adopt(opening, spec)
-        if not self._constructed:  # for its checks of the arguments; it starts nothing
-            self._construct_own(opening.plan.workers, spec)
-
-    def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
-        GuardedThreadPool.__init__(self, workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more)
-
-    def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
-        return self._start(fn, args, kwargs), True
-
-    def _stdlib_workers(self) -> int:
-        return min(32, super()._stdlib_workers() + 4)
-
-
-class InlineExecutor(ManagedExecutor):
-    """An executor that runs each task in the calling thread, at the call: ``flavor="none"``."""
-
-
-# `inspect.signature` follows these to the running Python's own.
-ProcessPoolExecutor.__init__.__wrapped__ = GuardedProcessPool.__init__  # type: ignore[attr-defined]
-ThreadPoolExecutor.__init__.__wrapped__ = stdlib_thread.ThreadPoolExecutor.__init__  # type: ignore[attr-defined]
-
-
-def open_pool(opening: Opening, spec: PoolSpec | None = None) -> ManagedExecutor:
-    """Return the executor for a request of the explicit API; its flavor says which class."""
-    kinds: dict[str, type[ManagedExecutor]] = {"threads": ThreadPoolExecutor, "none": InlineExecutor}
-    kind = kinds.get(opening.plan.flavor, ProcessPoolExecutor)
-    pool = kind.__new__(kind)
-    pool._adopt(opening, spec or PoolSpec())
-    return pool
-
-
-def _dropin(flavor: str, origin: str, max_workers: int | None, spec: PoolSpec) -> Opening:
-    """Decide for a constructor that stands in for the stdlib's."""
-    _check(max_workers, spec)
-    request = Request(
-        flavor=flavor, origin=origin, dropin=True, max_workers=max_workers, start_method=spec.start_method()
-    )
-    config = settings.resolve()
-    return Opening(request, config, site=trace.caller(), target=config.trace)
-
-
-def _check(max_workers: int | None, spec: PoolSpec) -> None:
-    """Refuse what the stdlib's constructors refuse, with their errors; on a lower rung they are never called."""
-    if max_workers is not None and max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")
-    if spec.initializer is not None and not callable(spec.initializer):
-        raise TypeError("initializer must be a callable")
-    if spec.max_tasks_per_child is None:
-        return
-    if not isinstance(spec.max_tasks_per_child, int):
-        raise TypeError("max_tasks_per_child must be an integer")
-    if spec.max_tasks_per_child <= 0:
-        raise ValueError("max_tasks_per_child must be >= 1")
-    if spec.start_method() == "fork":
-        raise ValueError(
-            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
-            "supply a different mp_context."
         )

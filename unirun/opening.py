@@ -4,9 +4,12 @@ Kept apart from the pools themselves, which are the stdlib's classes: an ``Openi
 """
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from unirun import config as settings
 from unirun import host, trace
 from unirun.config import RuntimeConfig
 from unirun.errors import BootstrapError, DowngradeError
@@ -14,7 +17,25 @@ from unirun.ladder import Plan, Request, decide
 from unirun.refusal import Failure, Refused, failure, lasting
 from unirun.trace import DecisionTrace, DowngradeWarning, Listener, Site
 
-__all__ = ["Opening"]
+__all__ = ["Opening", "PoolSpec", "dropin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSpec:
+    """What the stdlib's constructors take besides the number of workers."""
+
+    mp_context: Any = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    max_tasks_per_child: int | None = None
+    thread_name_prefix: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def start_method(self) -> str | None:
+        """Return the start method that the arguments fix, or ``None``."""
+        if self.mp_context is not None:
+            return str(self.mp_context.get_start_method(allow_none=False))
+        return None if self.max_tasks_per_child is None else "spawn"  # the stdlib's choice
 
 
 class Opening:
@@ -141,3 +162,32 @@ class Opening:
             self._denied = DowngradeError(self.decision)
         self._publish()
         raise self._denied from cause
+
+
+def dropin(flavor: str, origin: str, max_workers: int | None, spec: PoolSpec) -> Opening:
+    """Decide for a constructor that stands in for the stdlib's, after the checks that it makes."""
+    _check(max_workers, spec)
+    request = Request(
+        flavor=flavor, origin=origin, dropin=True, max_workers=max_workers, start_method=spec.start_method()
+    )
+    config = settings.resolve()
+    return Opening(request, config, site=trace.caller(), target=config.trace)
+
+
+def _check(max_workers: int | None, spec: PoolSpec) -> None:
+    """Refuse what the stdlib's constructors refuse, with their errors; on a lower rung they are never called."""
+    if max_workers is not None and max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if spec.initializer is not None and not callable(spec.initializer):
+        raise TypeError("initializer must be a callable")
+    if spec.max_tasks_per_child is None:
+        return
+    if not isinstance(spec.max_tasks_per_child, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if spec.max_tasks_per_child <= 0:
+        raise ValueError("max_tasks_per_child must be >= 1")
+    if spec.start_method() == "fork":
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
+            "supply a different mp_context."
+        )

@@ -12,9 +12,9 @@ from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.threads import nothing
 from unirun.config import Flavor, RuntimeConfig
 from unirun.ladder import Request
-from unirun.managed import open_pool
 from unirun.offloop import off_loop, patiently
 from unirun.opening import Opening
+from unirun.pools import open_pool
 from unirun.trace import DecisionTrace, Listener, Site
 
 __all__ = ["Run"]

@@ -340,7 +340,7 @@ def perform(program: Program, name: str) -> list[object]:
         finally:
             play.gate.open()
             play.pool.shutdown(wait=True, cancel_futures=True)
-            # The second shutdown of a stdlib's pool waits for nothing, and what a map left running writes in the folder.
+            # A second shutdown of the stdlib's waits for nothing, and what a map left running writes in the folder.
             await_quiet(before)
     return seen
 

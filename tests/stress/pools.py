@@ -22,7 +22,7 @@ from multiprocessing import util
 
 from tests.tasks import square
 from unirun import reset
-from unirun.managed import ProcessPoolExecutor
+from unirun.process import ProcessPoolExecutor
 
 METHOD, SEED, POOLS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 THREADS = 8

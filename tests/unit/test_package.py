@@ -67,6 +67,8 @@ FLOORS = [
     {"ladder"},
     {"opening", "backends", "offloop"},
     {"managed"},
+    {"process", "thread"},
+    {"pools"},
     {"leases"},
     {"mapping", "scope", "aio"},
     {"compat", "doctor"},

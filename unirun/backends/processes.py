@@ -22,26 +22,22 @@ Does not promise:
     Anything after the first ready: a crash is the stdlib's ``BrokenProcessPool``.
 """
 
+from __future__ import annotations
+
 import threading
 import weakref
-from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from unirun.backends.ready import Ready, wake
-from unirun.backends.repairs import (
-    close_leaked_pipes,
-    ensure_tracker,
-    from_system_limits,
-    is_stray,
-    kill,
-    without_system_limits,
-)
-from unirun.refusal import Failure, Refused, Stage, failure, is_refusal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import concurrent.futures.process as stdlib
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any
+
+    from unirun.refusal import Failure, Stage
 
     _Base = stdlib.ProcessPoolExecutor
     BrokenProcessPool = stdlib.BrokenProcessPool
@@ -50,7 +46,7 @@ else:
         import concurrent.futures.process as stdlib
 
         _Base, BrokenProcessPool = stdlib.ProcessPoolExecutor, stdlib.BrokenProcessPool
-    except ImportError:  # no _multiprocessing, and a Python that needs it to import this module
+    except (ImportError, AttributeError):  # no _multiprocessing, and a Python that cannot import this without it
         from unirun.backends.standin import BrokenProcessPool
         from unirun.backends.standin import ProcessPoolStandIn as _Base
 
@@ -81,6 +77,8 @@ class GuardedProcessPool(_Base):
         Raises:
             Refused: Semaphores or pipes cannot be made on this host.
         """
+        from unirun.backends.repairs import ensure_tracker, from_system_limits, without_system_limits
+
         try:
             ready = self._ready = Ready(initializer, initargs)
         except (ImportError, OSError) as error:
@@ -108,6 +106,8 @@ class GuardedProcessPool(_Base):
     @staticmethod
     def _refused_construction(error: Exception) -> Exception:
         """Return the ``Refused`` for an error of construction, or the error itself where it is the caller's."""
+        from unirun.refusal import Refused, is_refusal
+
         if isinstance(error, Refused):
             return error
         stage: Stage = "import" if isinstance(error, ImportError) else "construct"
@@ -134,6 +134,9 @@ class GuardedProcessPool(_Base):
     def _start_waiting(
         self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Future[Any], bool]:
+        from unirun.backends.repairs import close_leaked_pipes, kill
+        from unirun.refusal import Refused, is_refusal
+
         if not ready.armed:  # an earlier call started it, and was then interrupted
             return super().submit(fn, *args, **kwargs), True
         try:
@@ -190,6 +193,9 @@ class GuardedProcessPool(_Base):
         try:
             super()._spawn_process()  # type: ignore[misc]
         except Exception as error:
+            from unirun.backends.repairs import close_leaked_pipes, kill
+            from unirun.refusal import failure, is_refusal
+
             if not is_refusal("start", error):
                 raise
             manager: Any = self._executor_manager_thread
@@ -214,6 +220,8 @@ class GuardedProcessPool(_Base):
         super().shutdown(wait, cancel_futures=cancel_futures)
         if not wait:
             return
+        from unirun.backends.repairs import is_stray, kill
+
         for worker in workers:
             if is_stray(worker):
                 kill(worker)
@@ -239,6 +247,8 @@ class GuardedProcessPool(_Base):
 
     def _abandon(self) -> None:
         """Tear down a pool whose manager thread never started: it has workers at most, and nobody else to end them."""
+        from unirun.backends.repairs import kill
+
         for worker in self._workers():
             kill(worker)
             worker.join()

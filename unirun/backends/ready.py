@@ -1,9 +1,13 @@
 """The word that a worker gives before code of the user's runs in it: the pipe for it, and who says it."""
 
-import weakref
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any, Final
 
 __all__ = ["Ready", "wake"]
 
@@ -97,7 +101,7 @@ def run_user(initializer: Callable[..., object] | None, initargs: tuple[Any, ...
         initializer(*initargs)
 
 
-def wake(ready: "weakref.ref[Ready]", _: Future[Any]) -> None:
+def wake(ready: weakref.ref[Ready], _: Future[Any]) -> None:
     """Be a future's callback that keeps no pipe open as long as somebody keeps the future."""
     alive = ready()
     if alive is not None:

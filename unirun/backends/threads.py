@@ -1,11 +1,16 @@
 """The threads backend: the stdlib's thread pool, which half a start does not stop."""
 
-import concurrent.futures.thread as stdlib
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from __future__ import annotations
 
-from unirun.refusal import Failure, Refused, failure, is_refusal
+import concurrent.futures.thread as stdlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any
+
+    from unirun.refusal import Failure
 
 __all__ = ["GuardedThreadPool", "nothing", "open_threads"]
 
@@ -28,6 +33,8 @@ class GuardedThreadPool(stdlib.ThreadPoolExecutor):
         try:
             _stdlib_adjust(self)  # a quick call: it comes with every task
         except RuntimeError as error:
+            from unirun.refusal import failure, is_refusal
+
             if not self._threads or not is_refusal("start", error):
                 raise
             self._short = failure("threads", "start", error)
@@ -37,6 +44,8 @@ class GuardedThreadPool(stdlib.ThreadPoolExecutor):
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError as error:
+            from unirun.refusal import Refused, is_refusal
+
             if self._threads or not is_refusal("start", error):
                 raise
             # The item is queued, but there is no thread to take it and there will be none.

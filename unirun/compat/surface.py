@@ -1,8 +1,8 @@
 """The surface of a stdlib module with some of its names managed: what every compat module is made of."""
 
 import importlib
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, ModuleType
 
 from unirun.config import compat_mode
 
@@ -10,14 +10,14 @@ __all__ = ["surface"]
 
 
 def surface(
-    module: str, *, managed: tuple[str, ...] = (), submodules: tuple[str, ...] = ()
+    module: str, *, managed: Mapping[str, str] = MappingProxyType({}), submodules: tuple[str, ...] = ()
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` for a compat module.
 
     Args:
         module: The compat module's name; what follows ``unirun.compat.`` in it is the stdlib's.
-        managed: The names that have a managed class. Which of the two such a name means is decided whenever it is
-            looked up, by ``UNIRUN_COMPAT_MODE``.
+        managed: The names that have a managed class, and the module that defines it. Which of the two such a name means
+            is decided whenever it is looked up, by ``UNIRUN_COMPAT_MODE``.
         submodules: Those that the stdlib's package may have. Its own become attributes once something imported
             them; here they always are.
 
@@ -28,7 +28,7 @@ def surface(
 
     def lookup(name: str) -> object:
         if name in managed and (compat_mode() == "managed" or original is None):
-            return getattr(importlib.import_module("unirun.managed"), name)
+            return getattr(importlib.import_module(managed[name]), name)
         try:
             if name in submodules:
                 return importlib.import_module(f"{module}.{name}")

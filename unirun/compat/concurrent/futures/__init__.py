@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from unirun.compat.concurrent.futures import process as process
     from unirun.compat.concurrent.futures import thread as thread
-    from unirun.managed import ProcessPoolExecutor as ProcessPoolExecutor
-    from unirun.managed import ThreadPoolExecutor as ThreadPoolExecutor
+    from unirun.process import ProcessPoolExecutor as ProcessPoolExecutor
+    from unirun.thread import ThreadPoolExecutor as ThreadPoolExecutor
 else:
     from concurrent.futures import __all__  # noqa: F401
 
@@ -18,6 +18,6 @@ else:
 
     __getattr__, __dir__ = surface(
         __name__,
-        managed=("ProcessPoolExecutor", "ThreadPoolExecutor"),
+        managed={"ProcessPoolExecutor": "unirun.process", "ThreadPoolExecutor": "unirun.thread"},
         submodules=("_base", "process", "thread", "interpreter"),
     )

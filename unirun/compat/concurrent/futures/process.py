@@ -4,8 +4,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures.process import *  # noqa: F403
 
-    from unirun.managed import ProcessPoolExecutor as ProcessPoolExecutor
+    from unirun.process import ProcessPoolExecutor as ProcessPoolExecutor
 else:
     from unirun.compat.surface import surface
 
-    __getattr__, __dir__ = surface(__name__, managed=("ProcessPoolExecutor",))
+    __getattr__, __dir__ = surface(__name__, managed={"ProcessPoolExecutor": "unirun.process"})

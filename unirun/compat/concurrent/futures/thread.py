@@ -4,8 +4,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures.thread import *  # noqa: F403
 
-    from unirun.managed import ThreadPoolExecutor as ThreadPoolExecutor
+    from unirun.thread import ThreadPoolExecutor as ThreadPoolExecutor
 else:
     from unirun.compat.surface import surface
 
-    __getattr__, __dir__ = surface(__name__, managed=("ThreadPoolExecutor",))
+    __getattr__, __dir__ = surface(__name__, managed={"ThreadPoolExecutor": "unirun.thread"})

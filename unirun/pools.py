@@ -1,0 +1,21 @@
+"""Pools for the explicit API: which of the managed executors serves a request."""
+
+from unirun.managed import ManagedExecutor
+from unirun.opening import Opening, PoolSpec
+from unirun.process import ProcessPoolExecutor
+from unirun.thread import ThreadPoolExecutor
+
+__all__ = ["InlineExecutor", "open_pool"]
+
+
+class InlineExecutor(ManagedExecutor):
+    """An executor that runs each task in the calling thread, at the call: ``flavor="none"``."""
+
+
+def open_pool(opening: Opening, spec: PoolSpec | None = None) -> ManagedExecutor:
+    """Return the executor for a request of the explicit API; its flavor says which class."""
+    kinds: dict[str, type[ManagedExecutor]] = {"threads": ThreadPoolExecutor, "none": InlineExecutor}
+    kind = kinds.get(opening.plan.flavor, ProcessPoolExecutor)
+    pool = kind.__new__(kind)
+    pool._adopt(opening, spec or PoolSpec())
+    return pool
