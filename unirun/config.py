@@ -14,7 +14,15 @@ from typing import Any, Final, Literal
 
 from unirun.errors import ConfigError
 
-__all__ = ["RuntimeConfig", "autopatch_enabled", "compat_mode", "configure", "resolve", "variables"]
+__all__ = [
+    "RuntimeConfig",
+    "autopatch_enabled",
+    "autopatch_exclude",
+    "compat_mode",
+    "configure",
+    "resolve",
+    "variables",
+]
 
 Flavor = Literal["auto", "processes", "threads", "interpreters", "none"]
 CompatMode = Literal["managed", "passthrough"]
@@ -205,6 +213,20 @@ def autopatch_enabled() -> bool:
     return _flag("UNIRUN_AUTOPATCH") is not False
 
 
+def autopatch_exclude() -> tuple[str, ...]:
+    """Return the modules whose pools are to stay the stdlib's: ``UNIRUN_AUTOPATCH_EXCLUDE``, separated by commas.
+
+    Raises:
+        ConfigError: The variable names something that cannot be a module.
+    """
+    text = os.environ.get("UNIRUN_AUTOPATCH_EXCLUDE", "").strip()
+    modules = tuple(name.strip() for name in text.split(",")) if text else ()
+    if not all(part.isidentifier() for name in modules for part in name.split(".")):
+        accepted = 'use the names of modules or packages, separated by commas, such as "joblib,distributed"'
+        raise ConfigError("UNIRUN_AUTOPATCH_EXCLUDE", text, accepted)
+    return modules
+
+
 _FIELD_OF: Final = {
     "UNIRUN_CPU_BOUND": "cpu_bound",
     "UNIRUN_IO_BOUND": "io_bound",
@@ -217,7 +239,7 @@ _FIELD_OF: Final = {
     "UNIRUN_TRACE": "trace",
 }
 #: Read elsewhere in this module, or by the hook's companion distribution.
-_OTHER: Final = ("UNIRUN_COMPAT_MODE", "UNIRUN_AUTOPATCH")
+_OTHER: Final = ("UNIRUN_COMPAT_MODE", "UNIRUN_AUTOPATCH", "UNIRUN_AUTOPATCH_EXCLUDE")
 _suggested: set[str] = set()
 
 

@@ -16,6 +16,6 @@ def open_pool(opening: Opening, spec: PoolSpec | None = None) -> ManagedExecutor
     """Return the executor for a request of the explicit API; its flavor says which class."""
     kinds: dict[str, type[ManagedExecutor]] = {"threads": ThreadPoolExecutor, "none": InlineExecutor}
     kind = kinds.get(opening.plan.flavor, ProcessPoolExecutor)
-    pool = kind.__new__(kind)
+    pool: ManagedExecutor = object.__new__(kind)  # not by its own __new__, which may stand aside for a drop-in's caller
     pool._adopt(opening, spec or PoolSpec())
     return pool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
+from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor
 
 TYPE_CHECKING = False
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from unirun.opening import PoolSpec
 
 __all__ = ["ProcessPoolExecutor"]
+
+#: The stdlib's own class, whatever its module may hold by now.
+_STDLIB: Any = GuardedProcessPool.__base__
 
 
 class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
@@ -33,6 +37,16 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     """
 
     _own_rung = "processes"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is ProcessPoolExecutor:
+            from unirun.aside import stands_aside
+
+            if stands_aside():
+                acknowledge(_STDLIB, ProcessPoolExecutor)
+                return _STDLIB(*args, **kwargs)
+        create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
+        return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
 
     def __init__(
         self,
@@ -106,5 +120,6 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         )
 
 
-# `inspect.signature` follows this to the running Python's own.
-ProcessPoolExecutor.__init__.__wrapped__ = GuardedProcessPool.__init__  # type: ignore[attr-defined]
+# `inspect.signature` follows these to the running Python's own.
+ProcessPoolExecutor.__init__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]
+ProcessPoolExecutor.__new__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]

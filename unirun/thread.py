@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread as stdlib
-
 from unirun.backends.threads import GuardedThreadPool
+from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor
 
 TYPE_CHECKING = False
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from unirun.opening import Opening, PoolSpec
 
 __all__ = ["ThreadPoolExecutor"]
+
+#: The stdlib's own class, whatever its module may hold by now.
+_STDLIB: Any = GuardedThreadPool.__base__
 
 
 class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
@@ -31,6 +33,16 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
     """
 
     _own_rung = "threads"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is ThreadPoolExecutor:
+            from unirun.aside import stands_aside
+
+            if stands_aside():
+                acknowledge(_STDLIB, ThreadPoolExecutor)
+                return _STDLIB(*args, **kwargs)
+        create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
+        return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
 
     def __init__(
         self,
@@ -62,5 +74,6 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         return min(32, super()._stdlib_workers() + 4)
 
 
-# `inspect.signature` follows this to the running Python's own.
-ThreadPoolExecutor.__init__.__wrapped__ = stdlib.ThreadPoolExecutor.__init__  # type: ignore[attr-defined]
+# `inspect.signature` follows these to the running Python's own.
+ThreadPoolExecutor.__init__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]
+ThreadPoolExecutor.__new__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]

@@ -1,0 +1,40 @@
+"""Who gets the stdlib's own pool from a managed class: callers inside of ``disabled``, and excluded modules."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from unirun import config, trace
+
+__all__ = ["disabled", "stands_aside"]
+
+_disabled: ContextVar[bool] = ContextVar("unirun_disabled", default=False)
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Let the managed classes construct the stdlib's own pools, in this thread or asyncio task, inside a ``with``
+    block.
+
+    ``ProcessPoolExecutor(...)`` then returns an instance of the stdlib's class, which knows nothing of unirun. A
+    subclass of the program's stays what it is. Pools that were constructed before go on as they are.
+    """
+    token = _disabled.set(True)
+    try:
+        yield
+    finally:
+        _disabled.reset(token)
+
+
+def stands_aside() -> bool:
+    """Tell whether the constructor that is being called is to return the stdlib's own pool."""
+    if _disabled.get():
+        return True
+    excluded = config.autopatch_exclude()
+    site = trace.caller() if excluded else None
+    return site is not None and is_excluded(str(site.module_globals.get("__name__")), excluded)
+
+
+def is_excluded(module: str, excluded: tuple[str, ...]) -> bool:
+    """Tell whether ``module`` is one of ``excluded``, or inside of one."""
+    return any(module == each or module.startswith(f"{each}.") for each in excluded)

@@ -1,0 +1,227 @@
+"""Turning the hook on and off from a program, and seeing whether and how it is on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os.path
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from types import ModuleType, TracebackType
+from typing import Any, Final
+
+from unirun import config, trace
+from unirun.aside import is_excluded
+from unirun.autopatch import hook, substitution
+from unirun.errors import ConfigError
+from unirun.kinship import acknowledge, forget
+
+__all__ = ["Handle", "Status", "install", "status", "uninstall"]
+
+#: How the finder of the `.pth` line is called, and its module.
+_LINE: Final = "unirun_autopatch"
+_COMPANION: Final = "_unirun_autopatch"
+#: The submodules whose names are replaced.
+_STDLIB: Final = ("concurrent.futures.process", "concurrent.futures.thread")
+
+_lock = threading.RLock()  # guards the finders on sys.meta_path and what is replaced, against a second install
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Whether the hook is on in this interpreter, and what it did.
+
+    Attributes:
+        active: A program that asks for the stdlib's pool classes gets the managed ones.
+        by: What turned it on: ``"pth"``, ``"install"``, or ``None``.
+        file: The ``.pth`` file that did, or could, as far as it can be found.
+        off_because: What keeps it from acting, in words, or ``None``.
+        replaced: The names that are replaced by now, with the class that stands there.
+        left: Names that still mean the stdlib's class, because they were imported before ``install``.
+        errors: What went wrong, by module, in words.
+    """
+
+    active: bool
+    by: str | None
+    file: str | None
+    off_because: str | None
+    replaced: dict[str, str]
+    left: tuple[str, ...]
+    errors: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status as plain values that ``json`` can write."""
+        return asdict(self)
+
+
+class Handle:
+    """What ``install`` did; as a context manager it undoes that at the end of the block.
+
+    Attributes:
+        changed: This ``install`` turned the hook on; it was off before.
+        rebound: Names in other modules that meant the stdlib's class and now mean the managed one, as ``module.name``.
+        left: Those that still mean the stdlib's: excluded modules, and classes that are derived from it.
+    """
+
+    def __init__(self, changed: bool, rebound: tuple[str, ...], left: tuple[str, ...]) -> None:
+        self.changed = changed
+        self.rebound = rebound
+        self.left = left
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.uninstall()
+
+    def uninstall(self) -> None:
+        """Turn the hook off, if this ``install`` turned it on."""
+        if self.changed:
+            self.changed = False
+            uninstall()
+
+    def __repr__(self) -> str:
+        return f"<Handle changed={self.changed} rebound={list(self.rebound)} left={list(self.left)}>"
+
+
+class _Finder:
+    """Stands where the line of the ``.pth`` file would have put its own."""
+
+    find_spec = staticmethod(hook.find_spec)
+
+
+_left: tuple[str, ...] = ()
+
+
+def install() -> Handle:
+    """Turn the hook on in this process, where no ``.pth`` file did: zipapps, notebooks, Pyodide, PYTHONPATH.
+
+    Modules that have imported the classes before are changed too, as far as the names in them are concerned; a warning
+    and the handle name what could not be. ``UNIRUN_AUTOPATCH=0`` and ``UNIRUN_COMPAT_MODE=passthrough`` forbid all of
+    it.
+
+    Returns:
+        A handle that says what was done, and is a context manager that undoes it.
+
+    Raises:
+        ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
+    """
+    global _left
+    config.resolve()
+    excluded = config.autopatch_exclude()
+    if not config.autopatch_enabled() or config.compat_mode() == "passthrough":
+        return Handle(False, (), ())
+    with _lock:
+        changed = not _finders()
+        if changed:
+            sys.meta_path.insert(0, _Finder)
+        rebound: list[str] = []
+        left: list[str] = []
+        for name in _STDLIB:
+            if name in sys.modules and substitution.place(name):
+                original, managed = substitution.REPLACED[name]
+                acknowledge(original, managed)
+                rebound += _rebind(original, managed, excluded, left)
+        for name in ("concurrent.futures.interpreter", "multiprocessing.pool"):
+            if name in sys.modules:
+                substitution.loaded(sys.modules[name])
+        _left = tuple(left)
+    if left:
+        site = trace.caller()
+        message = f"unirun.autopatch.install() came after these were made of the stdlib's classes: {', '.join(left)}"
+        if site is not None:
+            site.warn(RuntimeWarning(message))
+    return Handle(changed, tuple(rebound), tuple(left))
+
+
+def uninstall() -> None:
+    """Turn the hook off in this process, whatever turned it on, and give every name its stdlib class back.
+
+    Pools that exist go on as they are.
+    """
+    global _left
+    with _lock:
+        for finder in _finders():
+            sys.meta_path.remove(finder)
+        for name, (original, managed) in list(substitution.REPLACED.items()):
+            substitution.remove(name)
+            _rebind(managed, original, (), [])
+            forget(original)
+        if "multiprocessing.pool" in sys.modules:
+            from unirun.autopatch.threadpool import unmend
+
+            unmend(sys.modules["multiprocessing.pool"])
+        _left = ()
+
+
+def status() -> Status:
+    """Return whether the hook is on in this interpreter, through what, and what it replaced."""
+    finders = _finders()
+    by = None if not finders else "pth" if any(finder is not _Finder for finder in finders) else "install"
+    off = hook.switched_off() or (None if finders else "no finder of unirun's is on sys.meta_path")
+    if off is None:
+        try:
+            config.resolve()
+            config.autopatch_exclude()
+            config.autopatch_enabled()
+            config.compat_mode()
+        except ConfigError as error:
+            off = str(error)
+    replaced = {
+        f"{name}.{original.__name__}": f"{managed.__module__}.{managed.__qualname__}"
+        for name, (original, managed) in substitution.REPLACED.items()
+    }
+    failures = {**hook.failures, **getattr(sys.modules.get(_COMPANION), "failures", {})}
+    return Status(
+        active=off is None,
+        by=by,
+        file=_file(),
+        off_because=off,
+        replaced=replaced,
+        left=_left,
+        errors={name: f"{type(error).__name__}: {error}" for name, error in failures.items()},
+    )
+
+
+def _finders() -> list[Any]:
+    return [each for each in sys.meta_path if each is _Finder or getattr(each, "__name__", None) == _LINE]
+
+
+def _file() -> str | None:
+    """Return the `.pth` file of the companion distribution, which stands beside its module."""
+    spec = importlib.util.find_spec(_COMPANION)
+    if spec is None or spec.origin is None:
+        return None
+    file = spec.origin.removesuffix(f"{_COMPANION}.py") + f"{_LINE}.pth"
+    return file if os.path.exists(file) else None
+
+
+def _rebind(old: type[Any], new: type[Any], excluded: tuple[str, ...], left: list[str]) -> list[str]:
+    """Let names of other modules that mean ``old`` mean ``new``; return them, and add to ``left`` what cannot be."""
+    rebound = []
+    for name, names in _modules():
+        for key, value in list(names.items()):
+            if value is old:
+                if is_excluded(name, excluded):
+                    left.append(f"{name}.{key}")
+                else:
+                    names[key] = new
+                    rebound.append(f"{name}.{key}")
+    if not issubclass(old, new):
+        left += [f"{each.__module__}.{each.__qualname__} (derived from it)" for each in _derived(old, new)]
+    return rebound
+
+
+def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the modules of the program with their names, without waking those that are loaded lazily."""
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and name.partition(".")[0] not in ("unirun", "concurrent"):
+            yield name, object.__getattribute__(module, "__dict__")
+
+
+def _derived(old: type[Any], new: type[Any]) -> Iterator[type[Any]]:
+    for each in old.__subclasses__():
+        if not issubclass(new, each) and each.__module__.partition(".")[0] not in ("unirun", "concurrent"):
+            yield each
+            yield from _derived(each, new)

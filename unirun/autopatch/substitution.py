@@ -1,0 +1,135 @@
+"""What the hook replaces, in a module that was just executed: the stdlib's pool classes by unirun's own.
+
+    concurrent.futures.process ─ executed ─┐                          ┌─► the module's name
+                                           ├─ both there? ─ settings ─┤
+    unirun.process ───────────── executed ─┘         right?           └─► the package's, if it was resolved before
+
+``unirun.process`` derives from the stdlib's class and so imports the stdlib's module; whichever of the two a program
+imports first, both are complete only afterwards. The package resolves its names from its submodules when they are asked
+for, on every supported version, and so follows by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from unirun.kinship import acknowledge
+
+TYPE_CHECKING = False  # loaded with `concurrent.futures`, as hook.py is
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+__all__ = ["REPLACED", "failed", "loaded", "loading", "place", "remove", "settings_are_right"]
+
+_PROCESS = "concurrent.futures.process"
+_THREAD = "concurrent.futures.thread"
+_INTERPRETER = "concurrent.futures.interpreter"
+#: The stdlib's modules and unirun's, and the name that both have.
+_HOMES = {_PROCESS: "unirun.process", _THREAD: "unirun.thread"}
+_NAMES = {_PROCESS: "ProcessPoolExecutor", _THREAD: "ThreadPoolExecutor"}
+
+#: What was replaced, by the name of the module: the stdlib's class and the one that stands in its place.
+REPLACED: dict[str, tuple[type[Any], type[Any]]] = {}
+#: What was said about settings that are not accepted, so that it is said once.
+_complaints: set[str] = set()
+
+
+def loading(module: ModuleType) -> bool:
+    """Do what is due before ``module`` is executed; return whether anything was."""
+    if module.__name__ != _INTERPRETER:
+        return False
+    # Its pool is a thread pool of the stdlib's, and is derived from whatever stands in that place. Other threads may
+    # meanwhile find the stdlib's class too: `place` puts right what the package made of it.
+    import_module(_THREAD)
+    if _THREAD not in REPLACED:
+        return False
+    remove(_THREAD)
+    return True
+
+
+def loaded(module: ModuleType) -> bool:
+    """Do what is due after ``module`` was executed; return whether anything was."""
+    name = module.__name__
+    if not settings_are_right():
+        return False
+    if name == "multiprocessing.pool":
+        from unirun.autopatch.threadpool import mend
+
+        return mend(module)
+    if name == _INTERPRETER:
+        placed = place(_THREAD)
+        if placed:
+            acknowledge(*REPLACED[_THREAD])  # its pools are instances of ThreadPoolExecutor
+        return placed
+    return place(next(stdlib for stdlib, ours in _HOMES.items() if name in (stdlib, ours)))
+
+
+def failed(module: ModuleType, error: Exception) -> bool:
+    """Do what is due after ``module`` could not be executed; return whether it can be used all the same."""
+    if module.__name__ == _INTERPRETER:
+        place(_THREAD)
+    # Without _multiprocessing (Pyodide, iOS) this one cannot be executed before Python 3.13.
+    missing = isinstance(error, ImportError) and error.name == "_multiprocessing"
+    if module.__name__ != _PROCESS or not missing or not settings_are_right():
+        return False
+    from unirun.backends.standin import BrokenProcessPool
+    from unirun.process import ProcessPoolExecutor
+
+    module.__dict__.update(BrokenProcessPool=BrokenProcessPool, ProcessPoolExecutor=ProcessPoolExecutor)
+    return True
+
+
+def place(name: str) -> bool:
+    """Put unirun's class in the place of the stdlib's, in the module ``name`` and in the package; return whether it is.
+
+    It is not yet where one of the two modules is still being executed.
+    """
+    module, attribute = sys.modules.get(name), _NAMES[name]
+    original: Any = module and module.__dict__.get(attribute)
+    managed = getattr(import_module(_HOMES[name]), attribute, None)
+    if original is None or managed is None:
+        return False
+    if original is not managed:
+        REPLACED[name] = original, managed
+        setattr(module, attribute, managed)
+    package = sys.modules["concurrent.futures"].__dict__
+    if package.get(attribute) is REPLACED[name][0]:  # not by getattr: from 3.15 on that would import the submodule
+        package[attribute] = managed
+    return True
+
+
+def remove(name: str) -> None:
+    """Undo ``place``."""
+    original, managed = REPLACED.pop(name)
+    for holder in (name, "concurrent.futures"):
+        names = sys.modules[holder].__dict__
+        if names.get(_NAMES[name]) is managed:
+            names[_NAMES[name]] = original
+
+
+def settings_are_right() -> bool:
+    """Tell whether every ``UNIRUN_*`` variable has a value that is accepted; warn once about one that has not.
+
+    A program that never heard of unirun must not fail by them, and does not get half of what they say.
+    """
+    import os
+
+    if not any(name.startswith("UNIRUN_") for name in os.environ):
+        return True
+    from unirun import config
+    from unirun.errors import ConfigError
+
+    try:
+        config.resolve()
+        config.autopatch_exclude()
+        return config.autopatch_enabled() and config.compat_mode() == "managed"
+    except ConfigError as error:
+        complaint = f"unirun leaves concurrent.futures as it is: {error}"
+    if complaint not in _complaints:
+        _complaints.add(complaint)
+        import warnings
+
+        warnings.warn(complaint, RuntimeWarning, stacklevel=2)
+    return False
