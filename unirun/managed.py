@@ -96,6 +96,10 @@ class ManagedExecutor(Executor):
 
     shutdown.__doc__ = Executor.shutdown.__doc__
 
+    # As the stdlib's, for `inspect.signature`.
+    submit.__annotations__ = {}
+    shutdown.__annotations__ = {}
+
     def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
         # Before they are needed: a host that is out of descriptors cannot import them any more.

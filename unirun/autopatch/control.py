@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from types import ModuleType, TracebackType
+from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Final
 
 from unirun import config, trace
@@ -85,10 +85,8 @@ class Handle:
         return f"<Handle changed={self.changed} rebound={list(self.rebound)} left={list(self.left)}>"
 
 
-class _Finder:
-    """Stands where the line of the ``.pth`` file would have put its own."""
-
-    find_spec = staticmethod(hook.find_spec)
+#: Stands where the line of the ``.pth`` file would have put its own; made as that one is.
+_FINDER: Final[Any] = SimpleNamespace(name="unirun.autopatch", find_spec=hook.find_spec)
 
 
 _left: tuple[str, ...] = ()
@@ -115,7 +113,7 @@ def install() -> Handle:
     with _lock:
         changed = not _finders()
         if changed:
-            sys.meta_path.insert(0, _Finder)
+            sys.meta_path.insert(0, _FINDER)
         rebound: list[str] = []
         left: list[str] = []
         for name in _STDLIB:
@@ -158,7 +156,7 @@ def uninstall() -> None:
 def status() -> Status:
     """Return whether the hook is on in this interpreter, through what, and what it replaced."""
     finders = _finders()
-    by = None if not finders else "pth" if any(finder is not _Finder for finder in finders) else "install"
+    by = None if not finders else "pth" if any(finder is not _FINDER for finder in finders) else "install"
     off = hook.switched_off() or (None if finders else "no finder of unirun's is on sys.meta_path")
     if off is None:
         try:
@@ -185,7 +183,7 @@ def status() -> Status:
 
 
 def _finders() -> list[Any]:
-    return [each for each in sys.meta_path if each is _Finder or getattr(each, "__name__", None) == _LINE]
+    return [each for each in sys.meta_path if each is _FINDER or getattr(each, "name", None) == _LINE]
 
 
 def _file() -> str | None:
@@ -217,11 +215,14 @@ def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the modules of the program with their names, without waking those that are loaded lazily."""
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name.partition(".")[0] not in ("unirun", "concurrent"):
-            yield name, object.__getattribute__(module, "__dict__")
+            try:
+                yield name, object.__getattribute__(module, "__dict__")
+            except AttributeError:
+                pass  # PyPy's cffi has modules without
 
 
 def _derived(old: type[Any], new: type[Any]) -> Iterator[type[Any]]:
     for each in old.__subclasses__():
-        if not issubclass(new, each) and each.__module__.partition(".")[0] not in ("unirun", "concurrent"):
+        if not issubclass(new, each) and not issubclass(each, new) and each.__module__.partition(".")[0] not in ("unirun", "concurrent"):
             yield each
             yield from _derived(each, new)

@@ -1,15 +1,13 @@
-"""What the hook runs in every interpreter, all of it: a loader that lets a module be, and tells unirun when it is
-there.
+"""All of the hook that runs before unirun does: it lets a module be loaded, and then tells unirun of it.
 
-The line in ``unirun_autopatch.pth`` puts a finder on ``sys.meta_path``, which imports this module when a program asks
-for one of ``MODULES``, and calls ``find_spec``. The companion distribution has this file too, as
-``_unirun_autopatch``, so that it needs nothing of unirun's, on whatever interpreter, and only then imports unirun, if
-that is there and not broken.
+The line in ``unirun_autopatch.pth`` puts a finder on ``sys.meta_path``. When a program asks for one of ``MODULES``, it
+imports this file, which the companion distribution has as ``_unirun_autopatch``, and calls ``find_spec``. So this file
+imports nothing that a bare interpreter has not, and unirun only when it has something to tell it.
 
 Guarantees:
     ``UNIRUN_AUTOPATCH=0`` and ``UNIRUN_COMPAT_MODE=passthrough`` are read first, and then nothing is done.
-    A module is found, loaded and described as it would be without; only then, after it was executed, unirun hears of
-    it. Nothing is printed or raised: what goes wrong is in ``failures``, and the module stays as it is.
+    A module is found, loaded and described as it would be without.
+    Nothing is printed or raised. Where unirun is missing or broken the module stays as it is, and ``failures`` says why.
 
 A ``.pth`` line like that one works through Python 3.17. Its successor, a ``.start`` file (PEP 829), would be read from
 3.15 on, but makes every start of the interpreter import some thirty modules; so there is none before 3.18 is near.

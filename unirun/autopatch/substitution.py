@@ -12,7 +12,7 @@ for, on every supported version, and so follows by itself.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
+from importlib import import_module, reload
 
 from unirun.kinship import acknowledge
 
@@ -28,6 +28,7 @@ _THREAD = "concurrent.futures.thread"
 _INTERPRETER = "concurrent.futures.interpreter"
 #: The stdlib's modules and unirun's, and the name that both have.
 _HOMES = {_PROCESS: "unirun.process", _THREAD: "unirun.thread"}
+_PARTS = {_PROCESS: "unirun.backends.processes", _THREAD: "unirun.backends.threads"}
 _NAMES = {_PROCESS: "ProcessPoolExecutor", _THREAD: "ThreadPoolExecutor"}
 
 #: What was replaced, by the name of the module: the stdlib's class and the one that stands in its place.
@@ -92,12 +93,21 @@ def place(name: str) -> bool:
     if original is None or managed is None:
         return False
     if original is not managed:
+        if not _made_of(managed, module):
+            # The program dropped the module from sys.modules and has imported it anew: so must those made of it be.
+            reload(import_module(_PARTS[name]))
+            managed = getattr(reload(import_module(_HOMES[name])), attribute)
         REPLACED[name] = original, managed
         setattr(module, attribute, managed)
     package = sys.modules["concurrent.futures"].__dict__
     if package.get(attribute) is REPLACED[name][0]:  # not by getattr: from 3.15 on that would import the submodule
         package[attribute] = managed
     return True
+
+
+def _made_of(managed: Any, module: Any) -> bool:
+    """Tell whether ``managed`` derives from a class that was defined by this very module object."""
+    return any(getattr(vars(base).get("submit"), "__globals__", None) is vars(module) for base in managed.__mro__)
 
 
 def remove(name: str) -> None:

@@ -1,0 +1,1 @@
+"""The hook and its companion distribution."""

@@ -1,0 +1,264 @@
+"""install(), uninstall(), status(), disabled() and the variables: each in an interpreter of its own."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.autopatch.test_classes import UNDER_HOOK, clean_environment
+from tests.autopatch.test_classes import companion as companion  # the fixture
+
+
+def run(code: str, *, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", before + "\n" + textwrap.dedent(code)],
+        env={**clean_environment(), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def succeed(code: str, *, before: str = "", **variables: str) -> None:
+    done = run(code, before=before, **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_install_before_anything_is_imported() -> None:
+    succeed("""
+        import sys
+        from unirun import autopatch
+        handle = autopatch.install()
+        assert (handle.changed, handle.rebound, handle.left) == (True, (), ())
+        assert "concurrent.futures" not in sys.modules or "concurrent.futures.process" not in sys.modules
+        from concurrent.futures import ProcessPoolExecutor
+        assert ProcessPoolExecutor.__module__ == "unirun.process"
+        status = autopatch.status()
+        assert (status.active, status.by, status.off_because, status.errors) == (True, "install", None, {})
+        assert status.replaced["concurrent.futures.process.ProcessPoolExecutor"] == "unirun.process.ProcessPoolExecutor"
+    """)
+
+
+def test_install_rebinds_what_was_imported_before() -> None:
+    done = run("""
+        import concurrent.futures as futures, types, sys, warnings
+        from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor as P
+        class Mine(ThreadPoolExecutor): pass
+        old, mine, original = ThreadPoolExecutor(1), Mine(1), ThreadPoolExecutor
+        kept = [original]
+        other = sys.modules["other"] = types.ModuleType("other")
+        other.Pool = ThreadPoolExecutor
+        from unirun import autopatch
+        with autopatch.install() as handle:
+            assert set(handle.rebound) == {
+                "__main__.ThreadPoolExecutor", "__main__.P", "__main__.original", "other.Pool"}, handle
+            assert handle.left == ("__main__.Mine (derived from it)",)
+            assert ThreadPoolExecutor is futures.ThreadPoolExecutor is other.Pool is not kept[0]
+            assert P is futures.ProcessPoolExecutor
+            assert autopatch.status().left == handle.left
+            assert isinstance(old, ThreadPoolExecutor) and isinstance(mine, ThreadPoolExecutor)
+            assert type(mine) is Mine and mine.submit(abs, -3).result() == 3
+            again = autopatch.install()
+            assert not again.changed and again.rebound == ()
+        assert ThreadPoolExecutor is futures.ThreadPoolExecutor is other.Pool is kept[0]
+        assert not autopatch.status().active and autopatch.status().replaced == {}
+        assert old.__class__ is type(old) is kept[0] and kept[0].__bases__ == (futures.Executor,)
+    """)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    first, second = (line for line in done.stderr.splitlines() if "RuntimeWarning" in line)
+    assert first.partition("Warning")[2] == second.partition("Warning")[2]
+    assert "RuntimeWarning: unirun.autopatch.install() came after" in first
+    assert first.endswith(": __main__.Mine (derived from it)")
+
+
+def test_an_executor_made_before_can_be_asyncio_s_default() -> None:
+    succeed("""
+        import asyncio, concurrent.futures
+        old = concurrent.futures.ThreadPoolExecutor(1)
+        from unirun import autopatch
+        autopatch.install()
+        async def main():
+            asyncio.get_running_loop().set_default_executor(old)
+            return await asyncio.to_thread(abs, -3)
+        assert asyncio.run(main()) == 3
+    """)
+
+
+def test_uninstall_takes_the_pth_s_finder_away(companion: Path) -> None:
+    succeed(
+        """
+        import sys
+        from concurrent.futures import ThreadPoolExecutor
+        from unirun import autopatch
+        status = autopatch.status()
+        assert (status.active, status.by, status.file) == (True, "pth", FILE), status
+        assert not autopatch.install().changed
+        with ThreadPoolExecutor(1) as pool:
+            autopatch.uninstall()
+            assert pool.submit(abs, -3).result() == 3
+        assert ThreadPoolExecutor.__module__ == "concurrent.futures.thread"
+        assert "unirun" not in str(sys.meta_path)
+        from concurrent.futures import ProcessPoolExecutor
+        assert ProcessPoolExecutor.__module__ == "concurrent.futures.process"
+        assert autopatch.install().changed
+        from concurrent.futures import ProcessPoolExecutor
+        assert ProcessPoolExecutor.__module__ == "unirun.process"
+    """,
+        before=UNDER_HOOK.format(str(companion)) + f"FILE = {str(companion / 'unirun_autopatch.pth')!r}",
+    )
+
+
+STDLIB = """
+    import concurrent.futures as futures, sys
+    for cls in (futures.ProcessPoolExecutor, futures.ThreadPoolExecutor):
+        assert cls.__module__.startswith("concurrent.futures."), cls
+        assert "unirun.process" not in sys.modules
+        with cls(1) as pool:
+            assert pool.submit(abs, -3).result() == 3
+"""
+
+
+@pytest.mark.parametrize("off", ["0", "false", "No", " off "])
+def test_the_kill_switch(off: str, companion: Path) -> None:
+    succeed(STDLIB, before=UNDER_HOOK.format(str(companion)), UNIRUN_AUTOPATCH=off)
+    succeed("from unirun import autopatch; assert not autopatch.install().changed\n" + textwrap.dedent(STDLIB),
+            UNIRUN_AUTOPATCH=off)  # fmt: skip
+
+
+def test_passthrough(companion: Path) -> None:
+    succeed(STDLIB, before=UNDER_HOOK.format(str(companion)), UNIRUN_COMPAT_MODE="passthrough")
+    succeed(
+        """
+        from unirun import autopatch
+        assert not autopatch.install().changed
+        assert autopatch.status().off_because == "UNIRUN_COMPAT_MODE=passthrough"
+    """,
+        UNIRUN_COMPAT_MODE="passthrough",
+    )
+
+
+@pytest.mark.parametrize(
+    "bad", ["UNIRUN_AUTOPATCH=maybe", "UNIRUN_COMPAT_MODE=manged", "UNIRUN_MAX_WORKERS=many", "UNIRUN_AUTOPATCH_EXCLUDE=a b"]
+)  # fmt: skip
+def test_a_bad_setting_warns_once_and_leaves_the_stdlib_alone(bad: str, companion: Path) -> None:
+    name, _, value = bad.partition("=")
+    done = run(STDLIB, before=UNDER_HOOK.format(str(companion)), **{name: value})
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert f"unirun leaves concurrent.futures as it is: {name}='{value}' is not accepted" in done.stderr
+    done = run("from unirun import autopatch; autopatch.install()", **{name: value})
+    assert done.returncode == 1
+    assert f"unirun.errors.ConfigError: {name}='{value}' is not accepted" in done.stderr
+
+
+def test_disabled_is_for_this_thread_or_task() -> None:
+    succeed("""
+        import asyncio, threading
+        from unirun import autopatch
+        autopatch.install()
+        from concurrent.futures import ThreadPoolExecutor
+        def module():
+            return type(ThreadPoolExecutor(1)).__module__
+        elsewhere = []
+        with autopatch.disabled():
+            assert module() == "concurrent.futures.thread"
+            with autopatch.disabled():
+                pass
+            assert module() == "concurrent.futures.thread"
+            class Mine(ThreadPoolExecutor): pass
+            assert type(Mine(1)) is Mine
+        async def aside(begin):
+            with autopatch.disabled():
+                begin.set()
+                await asyncio.sleep(0.05)
+                return module()
+        async def main():
+            begin = asyncio.Event()
+            task = asyncio.create_task(aside(begin))
+            await begin.wait()
+            assert module() == "unirun.thread"
+            assert await task == "concurrent.futures.thread"
+        asyncio.run(main())
+        assert module() == "unirun.thread"
+    """)
+
+
+def test_excluded_modules_construct_the_stdlib_s_own() -> None:
+    succeed(
+        """
+        import sys, types
+        from unirun import autopatch
+        autopatch.install()
+        def module(name):
+            made = sys.modules[name] = types.ModuleType(name)
+            exec("from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor\\n"
+                 "def make(cls): return cls(1)\\n", made.__dict__)
+            return made
+        for name, home in (("joblib", "concurrent.futures"), ("joblib.parallel", "concurrent.futures"),
+                           ("joblibs", "unirun"), ("some.job", "concurrent.futures"), ("some", "unirun")):
+            made = module(name)
+            for cls in (made.ThreadPoolExecutor, made.ProcessPoolExecutor):
+                with made.make(cls) as pool:
+                    assert type(pool).__module__.startswith(home), (name, type(pool))
+                    assert isinstance(pool, cls)
+                    assert pool.submit(abs, -3).result() == 3
+    """,
+        UNIRUN_AUTOPATCH_EXCLUDE="joblib, some.job",
+    )
+
+
+def test_names_in_excluded_modules_are_left(tmp_path: Path) -> None:
+    (tmp_path / "joblib.py").write_text("from concurrent.futures import ThreadPoolExecutor\n")
+    done = run(
+        """
+        import sys
+        sys.path.insert(0, FOLDER)
+        import joblib
+        from unirun import autopatch
+        assert autopatch.install().left == ("joblib.ThreadPoolExecutor",)
+        assert joblib.ThreadPoolExecutor.__module__ == "concurrent.futures.thread"
+    """,
+        before=f"FOLDER = {str(tmp_path)!r}",
+        UNIRUN_AUTOPATCH_EXCLUDE="joblib",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "joblib.ThreadPoolExecutor" in done.stderr
+
+
+def test_what_an_idle_hook_imports(companion: Path) -> None:
+    """Nothing for `concurrent.futures` and asyncio; and, for the class of threads, neither multiprocessing nor typing."""
+    succeed(
+        """
+        import sys
+        import asyncio, concurrent.futures
+        assert not [name for name in sys.modules if "unirun" in name and name != "_unirun_autopatch"]
+        assert "multiprocessing" not in sys.modules and "wrapt" not in sys.modules
+        before = set(sys.modules)
+        from concurrent.futures import ThreadPoolExecutor
+        assert ThreadPoolExecutor.__module__ == "unirun.thread"
+        new = {name for name in set(sys.modules) - before if "unirun" not in name}
+        assert new <= {"__future__", "concurrent.futures.thread", "queue", "_queue", "heapq", "_heapq", "weakref"}, new
+        assert "wrapt" not in sys.modules
+    """,
+        before=UNDER_HOOK.format(str(companion)),
+    )
+
+
+def test_without_multiprocessing_s_c_module() -> None:
+    """Pyodide: before Python 3.13 `concurrent.futures.process` cannot even be imported there."""
+    done = run("""
+        import sys
+        sys.modules["_multiprocessing"] = None
+        from unirun import autopatch
+        autopatch.install()
+        from concurrent.futures import ProcessPoolExecutor
+        from concurrent.futures.process import BrokenProcessPool
+        with ProcessPoolExecutor(2) as pool:
+            assert list(pool.map(abs, [-1, -2])) == [1, 2]
+            assert pool.decision.backend == "threads"
+    """)
+    assert done.returncode == 0, done.stderr
+    assert "DowngradeWarning" in done.stderr
