@@ -1,14 +1,18 @@
 """The command line ``python -m unirun``: its arguments, and the words in which ``doctor`` reports."""
 
-import argparse
+from __future__ import annotations
+
 import errno
 import os
 import sys
-from collections.abc import Sequence
-from typing import Final
 
-TYPE_CHECKING = False  # nothing else is imported before a command needs it, so that --help is quick
+TYPE_CHECKING = False  # nothing else is imported before a command needs it, so that `run` and --help are quick
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Final
+
+    from unirun.autopatch.control import Status
     from unirun.doctor import Report, Try
     from unirun.host import Host
     from unirun.refusal import Failure
@@ -19,26 +23,57 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; ``argv`` is by default this process's own."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["run"]:
+        from unirun import runner
+
+        # Without argparse, which would read options of the program's, and takes longer than all the rest.
+        if runner.is_program(runner.split(words[1:])[1]):
+            return runner.run(words[1:])
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="python -m unirun", description="Runs tasks in the best way that this host allows, and says which that is."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     # Each command is added by a function of its own, which sets `command`: from the arguments to an exit status.
     _add_doctor(commands)
-    arguments = parser.parse_args(argv)
+    _add_run(commands)
+    arguments = parser.parse_args(words)
     if not hasattr(arguments, "command"):
         parser.print_help()
         return 0
     return int(arguments.command(arguments))
 
 
-def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "Say what this host can run, what each flavor gets here and why, and which settings are in force."
     status = "Exit status: 0 with a report; 2 for a bad setting or argument; 1 if --try finds that nothing can run."
     parser = commands.add_parser("doctor", help=about, description=about, epilog=status)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--try", action="store_true", dest="start", help="really start each kind of worker")
     parser.set_defaults(command=_doctor)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add what is said of `run`: its help, and what is wrong with a command line that names no program."""
+    from unirun.runner import OPTIONS
+
+    about = "Run a program as python does, with unirun's pools in place of the stdlib's, in all Pythons that it starts."
+    program = "FILE | -m MODULE | -c CODE | -"
+    parser = commands.add_parser(
+        "run",
+        help=about,
+        description=about,
+        usage=f"python -m unirun run [-h] [{'] ['.join(OPTIONS)}] ({program}) [ARGUMENT ...]",
+        epilog="Exit status: the program's; 2 if it cannot be run. Options of Python itself go before -m unirun.",
+        allow_abbrev=False,
+    )
+    for option, meaning in OPTIONS.items():
+        parser.add_argument(option, action="store_true", help=meaning)
+    # Of what is no option, nothing gets here but a lone "--": `main` runs the rest.
+    parser.add_argument("program", nargs="...", metavar=program, help="as python takes it, with its arguments")
+    parser.set_defaults(command=lambda _: parser.error("which program?"))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -75,7 +110,7 @@ def _write(text: str) -> None:
             raise SystemExit(2) from None
 
 
-def render(report: "Report") -> str:
+def render(report: Report) -> str:
     """Return a report in words, the conclusion first."""
     import textwrap
 
@@ -84,13 +119,14 @@ def render(report: "Report") -> str:
         "What each request gets": _table(_request_rows(report)),
         "What was started to find out": _table([_try_row(each) for each in report.tries if each.alone]),
         "This host": _table(_host_rows(report.facts)),
+        "The hook (concurrent.futures in code that does not know unirun)": _table(_hook_rows(report.hook)),
         "Settings": [*map("=".join, report.variables.items()), *report.notes] or ["all defaults: no UNIRUN_* variable"],
     }
     parts = ["\n  ".join([title, *lines]) for title, lines in sections.items() if lines]
     return "\n\n".join([textwrap.fill(" ".join(conclusion(report)), 100), *parts])
 
 
-def conclusion(report: "Report") -> list[str]:
+def conclusion(report: Report) -> list[str]:
     """Return what a tired reader needs to know, in sentences, process pools first."""
     processes, threads = report.decisions["processes"], report.decisions["threads"]
     failed = [each.error for each in report.tries if each.subject == "processes" and each.error]
@@ -111,7 +147,7 @@ def conclusion(report: "Report") -> list[str]:
     return said
 
 
-def advice(report: "Report") -> list[str]:
+def advice(report: Report) -> list[str]:
     """Return what the reader can do about it, in sentences."""
     processes, threads = report.decisions["processes"], report.decisions["threads"]
     tips = [f"Process pools start by {each}: set UNIRUN_START_METHOD={each}." for each in _other_methods(report)[:1]]
@@ -130,7 +166,7 @@ def advice(report: "Report") -> list[str]:
     return list(dict.fromkeys(tips))
 
 
-def cause(why: "Failure") -> str:
+def cause(why: Failure) -> str:
     """Return in words what refused, with the error."""
     return f"{_explain(why)[0]} ({why.message if why.errno is not None else f'{why.error}: {why.message}'})"
 
@@ -164,7 +200,7 @@ _OTHERWISE: Final = {
 }
 
 
-def _explain(why: "Failure") -> tuple[str, ...]:
+def _explain(why: Failure) -> tuple[str, ...]:
     if "new thread" in why.message:
         what = "refused by the system" if why.backend == "threads" else "they need a thread, and threads are refused"
         return what, _LIMITS, "An old Docker under a newer C library refuses threads too: update Docker."
@@ -172,15 +208,15 @@ def _explain(why: "Failure") -> tuple[str, ...]:
     return _WORDS.get((why.stage, key)) or _OTHERWISE[why.stage]
 
 
-def _refusal(decision: "DecisionTrace", backend: str) -> "Failure | None":
+def _refusal(decision: DecisionTrace, backend: str) -> Failure | None:
     return next((why for why in decision.refused if why.backend == backend), None)
 
 
-def _method(report: "Report") -> str | None:
+def _method(report: Report) -> str | None:
     return report.config.start_method or report.facts.default_start_method
 
 
-def _other_methods(report: "Report") -> list[str]:
+def _other_methods(report: Report) -> list[str]:
     """Return the start methods that work where the one in force does not."""
     if _refusal(report.decisions["processes"], "processes") is None:
         return []
@@ -188,7 +224,7 @@ def _other_methods(report: "Report") -> list[str]:
     return [method for method in worked if method not in (None, _method(report))]
 
 
-def _place(decision: "DecisionTrace") -> str:
+def _place(decision: DecisionTrace) -> str:
     if decision.backend is None:
         return "nowhere: they raise DowngradeError"
     if decision.backend == "inline":
@@ -203,7 +239,7 @@ def _table(rows: list[tuple[str, list[str]]]) -> list[str]:
     return [f"{'' if i else label:{width}}  {line}" for label, lines in rows for i, line in enumerate(lines)]
 
 
-def _request_rows(report: "Report") -> list[tuple[str, list[str]]]:
+def _request_rows(report: Report) -> list[tuple[str, list[str]]]:
     from unirun.doctor import COMPAT
 
     rows: dict[str, list[str]] = {}
@@ -220,7 +256,7 @@ def _request_rows(report: "Report") -> list[tuple[str, list[str]]]:
     return list(rows.items())
 
 
-def _try_row(each: "Try") -> tuple[str, list[str]]:
+def _try_row(each: Try) -> tuple[str, list[str]]:
     if each.first is not None and each.again is not None and each.error is None:
         where = "another process" if each.own_process else "this process"
         row = [f"worked in {where}: first result after {_time(each.first)}, a second one took {_time(each.again)}"]
@@ -237,7 +273,7 @@ def _time(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
-def _host_rows(facts: "Host") -> list[tuple[str, list[str]]]:
+def _host_rows(facts: Host) -> list[tuple[str, list[str]]]:
     name = {"cpython": "CPython", "pypy": "PyPy"}.get(facts.implementation, facts.implementation)
     methods = [f"{m} (default)" if m == facts.default_start_method else m for m in facts.start_methods]
     excluded = facts.no_processes and f"excluded: {cause(facts.no_processes)}"
@@ -247,3 +283,18 @@ def _host_rows(facts: "Host") -> list[tuple[str, list[str]]]:
         ("Start methods", [", ".join(methods) or "none: this Python has no multiprocessing"]),
         ("Process pools", [excluded or "not excluded by these facts"]),
     ]
+
+
+def _hook_rows(hook: Status) -> list[tuple[str, list[str]]]:
+    through = {
+        "pth": f"through {hook.file or 'a .pth file'}",
+        "install": "by unirun.autopatch.install()",
+        "run": "by run",
+    }
+    rows = [("On", [through[hook.by]])] if hook.active and hook.by else [("Off", [str(hook.off_because)])]
+    if not hook.active and hook.file:
+        rows.append(("Installed", [hook.file]))
+    rows += [("Replaced", [f"{name} by {cls}" for name, cls in hook.replaced.items()])] if hook.replaced else []
+    rows += [("Left", list(hook.left))] if hook.left else []
+    rows += [("Failed", [f"{name}: {error}"]) for name, error in hook.errors.items()]
+    return rows

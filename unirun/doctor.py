@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from unirun import __version__, host, trace
 from unirun import config as settings
+from unirun.autopatch.control import Status, status
 from unirun.config import FLAVORS, RuntimeConfig
 from unirun.errors import ConfigError, DowngradeError
 from unirun.host import Host
@@ -87,6 +88,7 @@ class Report:
         decisions: What each flavor gets, and each compat class unless that is the stdlib's own. Settled where it was
             tried and started, else the best guess.
         tries: What was started, in this order; empty when nothing was to be.
+        hook: Whether existing code gets the managed pools in this interpreter, and through what.
     """
 
     facts: Host
@@ -95,6 +97,7 @@ class Report:
     notes: tuple[str, ...]
     decisions: dict[str, DecisionTrace]
     tries: tuple[Try, ...]
+    hook: Status
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values that ``json`` can write."""
@@ -103,6 +106,7 @@ class Report:
             "facts": asdict(self.facts),
             "settings": {"variables": self.variables, "in_force": asdict(self.config), "notes": self.notes},
             "decisions": {subject: decision.as_dict() for subject, decision in self.decisions.items()},
+            "hook": self.hook.as_dict(),
             "tries": [{**asdict(t), "worked": t.worked, "decision": t.decision.as_dict()} for t in self.tries],
         }
 
@@ -140,6 +144,7 @@ def examine(*, start: bool) -> Report:
         notes=notes,
         decisions=decisions,
         tries=tuple(tries),
+        hook=status(),
     )
 
 

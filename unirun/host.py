@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from unirun import semaphore
 from unirun.refusal import Failure, failure, lasting
 
 __all__ = ["Host", "forget", "probe", "remember"]
@@ -124,22 +125,16 @@ def _start_methods() -> tuple[str, ...]:
 
 
 def _probe_semaphore() -> Failure | None:
-    """Make one semaphore as ``multiprocessing`` would, already unlinked, and say why not where that is refused for
-    good.
+    """Say why no semaphore can be made here, where that is for good.
 
     The stdlib's queues need three of them, and they are all that most refusing hosts refuse.
     """
     try:
-        import _multiprocessing  # type: ignore[import-not-found]
-        import multiprocessing.synchronize as synchronize
+        importlib.import_module("multiprocessing.synchronize")  # it says best what is missing
     except ImportError as error:
         return failure("processes", "import", error)
-    name = f"{synchronize.SemLock._make_name()}-probe"  # type: ignore[attr-defined]
-    try:
-        _multiprocessing.SemLock(1, 1, 1, name, True)
-    except OSError as error:
-        return failure("processes", "construct", error) if lasting(error) else None
-    return None
+    refused = semaphore.refusal()
+    return failure("processes", "construct", refused) if refused is not None and lasting(refused) else None
 
 
 def _process_state() -> tuple[bool, bool, str | None]:

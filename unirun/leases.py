@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from unirun import config as settings
 from unirun import host, trace
-from unirun.backends.threads import nothing
+from unirun.backends.ready import nothing
 from unirun.ladder import Request
 from unirun.managed import ManagedExecutor
 from unirun.offloop import off_loop

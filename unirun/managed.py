@@ -119,7 +119,7 @@ class ManagedExecutor(Executor):
 
     def _submit_first(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any] | None:
         """Open a rung. Return the future if the task went to the stdlib's own pool, ``None`` if a lower rung is up."""
-        from unirun.backends.threads import nothing
+        from unirun.backends.ready import nothing
         from unirun.refusal import Refused
 
         opening = self._opening

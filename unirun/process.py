@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from unirun.backends.lowered import Semantics
-    from unirun.opening import PoolSpec
+    from unirun.opening import Opening, PoolSpec
 
 __all__ = ["ProcessPoolExecutor"]
 
@@ -83,6 +83,13 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
 
         terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
+
+    def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
+        # Its backend may serve as a lower rung. By itself that must not be the first to import the stdlib's module: the
+        # hook would look for the class that takes the stdlib's place, and not find it yet.
+        from unirun import thread  # noqa: F401
+
+        super()._adopt(opening, spec)
 
     def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         context = spec.mp_context

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from unirun import config as settings
 from unirun import trace as tracing
 from unirun.backends.chunks import ChunkingExecutor
-from unirun.backends.threads import nothing
+from unirun.backends.ready import nothing
 from unirun.config import Flavor, RuntimeConfig
 from unirun.ladder import Request
 from unirun.offloop import off_loop, patiently

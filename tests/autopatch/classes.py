@@ -60,7 +60,7 @@ def check_unirun_imported_first() -> None:
     import unirun.process
     import unirun.thread
 
-    managed = [unirun.process.ProcessPoolExecutor, unirun.thread.ThreadPoolExecutor]
+    managed: list[Any] = [unirun.process.ProcessPoolExecutor, unirun.thread.ThreadPoolExecutor]
     assert [pool is ours for pool, ours in zip(pools(), managed, strict=True)] == [HOOKED] * 2
 
 

@@ -34,7 +34,7 @@ class Status:
 
     Attributes:
         active: A program that asks for the stdlib's pool classes gets the managed ones.
-        by: What turned it on: ``"pth"``, ``"install"``, or ``None``.
+        by: What turned it on: ``"pth"``, ``"install"``, ``"run"`` (``python -m unirun run``), or ``None``.
         file: The ``.pth`` file that did, or could, as far as it can be found.
         off_because: What keeps it from acting, in words, or ``None``.
         replaced: The names that are replaced by now, with the class that stands there.
@@ -86,7 +86,7 @@ class Handle:
 
 
 #: Stands where the line of the ``.pth`` file would have put its own; made as that one is.
-_FINDER: Final[Any] = SimpleNamespace(name="unirun.autopatch", find_spec=hook.find_spec)
+_FINDER: Final[Any] = SimpleNamespace(name=_LINE, by="install", find_spec=hook.find_spec)
 
 
 _left: tuple[str, ...] = ()
@@ -156,7 +156,7 @@ def uninstall() -> None:
 def status() -> Status:
     """Return whether the hook is on in this interpreter, through what, and what it replaced."""
     finders = _finders()
-    by = None if not finders else "pth" if any(finder is not _FINDER for finder in finders) else "install"
+    by = getattr(finders[0], "by", "pth") if finders else None
     off = hook.switched_off() or (None if finders else "no finder of unirun's is on sys.meta_path")
     if off is None:
         try:
@@ -183,7 +183,7 @@ def status() -> Status:
 
 
 def _finders() -> list[Any]:
-    return [each for each in sys.meta_path if each is _FINDER or getattr(each, "name", None) == _LINE]
+    return [each for each in sys.meta_path if getattr(each, "name", None) == _LINE]
 
 
 def _file() -> str | None:
@@ -223,6 +223,10 @@ def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _derived(old: type[Any], new: type[Any]) -> Iterator[type[Any]]:
     for each in old.__subclasses__():
-        if not issubclass(new, each) and not issubclass(each, new) and each.__module__.partition(".")[0] not in ("unirun", "concurrent"):
+        if (
+            not issubclass(new, each)
+            and not issubclass(each, new)
+            and each.__module__.partition(".")[0] not in ("unirun", "concurrent")
+        ):
             yield each
             yield from _derived(each, new)

@@ -124,7 +124,8 @@ class GuardedProcessPool(_Base):
             Refused: No worker can be started, or all of them ended before they were ready. The task did not run.
         """
         ready = self._ready
-        assert ready is not None
+        if ready is None:  # an earlier call broke the pool
+            return super().submit(fn, *args, **kwargs), True
         ready.waiting = True
         try:
             return self._start_waiting(ready, fn, args, kwargs)
@@ -142,11 +143,17 @@ class GuardedProcessPool(_Base):
         try:
             future = super().submit(fn, *args, **kwargs)
         except Exception as error:
-            if (self._workers() and self._manager_alive()) or not is_refusal("start", error):
+            workers = bool(self._workers())
+            refused = is_refusal("start", error)
+            if self._manager_alive() if workers else not refused:
                 raise
             close_leaked_pipes(error)
             self._abandon()
-            raise Refused("start", error) from None
+            if refused:
+                raise Refused("start", error) from None
+            # There are workers, but the interpreter is shutting down and starts no thread that would end them.
+            self._broken = why = f"the threads of the pool cannot be started: {error!r}"  # type: ignore[assignment]
+            raise BrokenProcessPool(why) from error
         future.add_done_callback(partial(wake, weakref.ref(ready)))
         while True:
             try:

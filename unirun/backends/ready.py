@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, Final
 
-__all__ = ["Ready", "wake"]
+__all__ = ["Ready", "nothing", "wake"]
 
 _READY: Final = b"R"
 _ENDED: Final = b"E"
@@ -106,3 +106,7 @@ def wake(ready: weakref.ref[Ready], _: Future[Any]) -> None:
     alive = ready()
     if alive is not None:
         alive.ended()
+
+
+def nothing() -> None:
+    """Do nothing: a first task that opens a pool. Importable, so that it travels to any worker."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures.thread as stdlib
 
+from unirun.backends.ready import nothing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from unirun.refusal import Failure
 
-__all__ = ["GuardedThreadPool", "nothing", "open_threads"]
+__all__ = ["GuardedThreadPool", "open_threads"]
 
 
 _stdlib_adjust: Any = stdlib.ThreadPoolExecutor._adjust_thread_count
@@ -63,7 +65,3 @@ def open_threads(workers: int, prefix: str = "") -> GuardedThreadPool:
     # A task of ours, so that what is decided can be said before a task of the user's runs.
     pool._start(nothing, (), {})
     return pool
-
-
-def nothing() -> None:
-    """Do nothing: a first task that opens a pool. Importable, so that it travels to any worker."""

@@ -1,0 +1,1 @@
+"""CPython's own tests of what the hook replaces, with the hook on."""

@@ -1,0 +1,52 @@
+"""Turns the hook on in each Python that starts below ``python -m unirun run``, which puts this folder on PYTHONPATH.
+
+A Python imports ``sitecustomize`` as it starts. This one leaves nothing behind but a finder on ``sys.meta_path``, as
+the line in ``unirun_autopatch.pth`` does, and then makes way for the one that it hides: what that does, its errors, and
+that there is none, reach ``site`` as if this one did not exist.
+
+The finder also finds unirun itself, whose folder the program need not have on its path. A child may be any Python, so
+this must be readable for all of them, and only acts in one that unirun supports.
+"""
+
+import os
+import sys
+
+_FOLDER = os.path.dirname(__file__)
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(_FOLDER)))
+
+
+def find_spec(name, path=None, target=None):  # type: (str, object, object) -> object
+    if name == "unirun":
+        return sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name, [_ROOT])
+    if name not in (
+        "concurrent.futures.process",
+        "concurrent.futures.thread",
+        "concurrent.futures.interpreter",
+        "multiprocessing.pool",
+        "unirun.process",
+        "unirun.thread",
+    ):
+        return None
+    try:
+        from unirun.autopatch import hook
+    except Exception:  # it is broken, or a program has a module of this name: that is no reason to fail here
+        return None
+    return hook.find_spec(name, path, target)
+
+
+if sys.version_info >= (3, 11):  # noqa: UP036 - older ones start below a program, too
+    if not any(getattr(finder, "name", None) == "unirun_autopatch" for finder in sys.meta_path):
+        # As the line in the .pth file makes it; `unirun.autopatch` knows it by its name.
+        kind = type(sys.implementation)
+        sys.meta_path.insert(0, kind(name="unirun_autopatch", by="run", find_spec=find_spec))  # type: ignore[call-arg]
+    if "_UNIRUN_SUMMARY" in os.environ:
+        try:
+            from unirun.autopatch import summary
+
+            summary.begin()
+        except Exception:
+            pass
+
+sys.path[:] = [entry for entry in sys.path if entry != _FOLDER]
+sys.modules.pop("sitecustomize", None)
+__import__("sitecustomize")
