@@ -96,10 +96,6 @@ class ManagedExecutor(Executor):
 
     shutdown.__doc__ = Executor.shutdown.__doc__
 
-    # As the stdlib's, for `inspect.signature`.
-    submit.__annotations__ = {}
-    shutdown.__annotations__ = {}
-
     def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
         # Before they are needed: a host that is out of descriptors cannot import them any more.
@@ -199,3 +195,8 @@ class ManagedExecutor(Executor):
             initializer=self._spec.initializer,
             initargs=self._spec.initargs,
         )
+
+
+# `inspect.signature` is to say what it says of the stdlib's, which have none.
+ManagedExecutor.submit.__annotations__ = {}
+ManagedExecutor.shutdown.__annotations__ = {}

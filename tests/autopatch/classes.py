@@ -1,4 +1,4 @@
-"""What programs do with the pool classes, under the hook and, as a control, without: each check is a program of its own.
+"""What programs do with the pool classes, under the hook and, as a control, without: each check is a program.
 
 Run as ``python -m tests.autopatch.classes NAME``; ``test_classes.py`` puts the hook there before.
 """
@@ -148,7 +148,7 @@ def check_subclass_with_an_abc() -> None:
         try:
             Abstract(1)
         except TypeError as error:
-            assert "abstract" in str(error)
+            assert "abstract" in str(error)  # noqa: PT017 - no pytest in these programs
         else:
             raise AssertionError("an abstract class was instantiated")
         with Pool(1) as pool:
@@ -238,7 +238,7 @@ def check_pickle() -> None:
                 try:
                     pickle.dumps(what)
                 except (TypeError, pickle.PicklingError) as error:
-                    assert "pickle" in str(error)
+                    assert "pickle" in str(error)  # noqa: PT017
                 else:
                     raise AssertionError(f"{what} was pickled")
 

@@ -141,8 +141,9 @@ def test_passthrough(companion: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["UNIRUN_AUTOPATCH=maybe", "UNIRUN_COMPAT_MODE=manged", "UNIRUN_MAX_WORKERS=many", "UNIRUN_AUTOPATCH_EXCLUDE=a b"]
-)  # fmt: skip
+    "bad",
+    ["UNIRUN_AUTOPATCH=maybe", "UNIRUN_COMPAT_MODE=manged", "UNIRUN_MAX_WORKERS=many", "UNIRUN_AUTOPATCH_EXCLUDE=a b"],
+)
 def test_a_bad_setting_warns_once_and_leaves_the_stdlib_alone(bad: str, companion: Path) -> None:
     name, _, value = bad.partition("=")
     done = run(STDLIB, before=UNDER_HOOK.format(str(companion)), **{name: value})
@@ -229,7 +230,7 @@ def test_names_in_excluded_modules_are_left(tmp_path: Path) -> None:
 
 
 def test_what_an_idle_hook_imports(companion: Path) -> None:
-    """Nothing for `concurrent.futures` and asyncio; and, for the class of threads, neither multiprocessing nor typing."""
+    """Nothing for `concurrent.futures` and asyncio; for the class of threads neither multiprocessing nor typing."""
     succeed(
         """
         import sys

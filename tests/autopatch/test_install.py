@@ -86,7 +86,7 @@ def installer(request: pytest.FixtureRequest, installers: dict[str, list[str]]) 
             command = [*installers[name], "pip", "install", "-q", "--python", str(venv.python), *local, *arguments]
         else:
             quiet = ["-q", "--disable-pip-version-check", "--no-input"]
-            command = [str(venv.python), *installers[name], "install", *quiet, *local, *arguments]
+            command = [str(venv.python), *installers[name], "install", "--no-compile", *quiet, *local, *arguments]
         environment = venvs.clean_environment()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
         assert not done.returncode, done.stdout + done.stderr
@@ -166,10 +166,10 @@ def test_as_the_readme_says(checkout: Path, tmp_path: Path, wheels: Path) -> Non
     assert venv.run("-m", "pip", "check").returncode == 0
 
 
-def test_an_editable_companion(fresh: Callable[[], Venv], wheels: Path, checkout: Path) -> None:
-    venv = fresh()
+def test_an_editable_companion(wheels: Path, checkout: Path, tmp_path: Path) -> None:
+    venv = copy(venvs.builder(), tmp_path / "venv")
     venvs.install(venv, "--no-index", "unirun", find_links=wheels)
-    venvs.install(venv, "--no-index", "--no-build-isolation", "--no-deps", "--editable", str(checkout / "autopatch"))
+    venvs.install(venv, "--no-index", "--no-build-isolation", "--editable", str(checkout / "autopatch"))
     assert works(venv) == OURS
 
 

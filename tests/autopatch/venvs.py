@@ -1,5 +1,6 @@
 """Virtual environments, in which tests see the hook as users have it: installed from wheels, in a fresh interpreter."""
 
+import atexit
 import functools
 import os
 import re
@@ -15,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "-q")
+#: Compiling all that is installed takes as long as installing it, and little of it is used.
+INSTALL = (*PIP, "install", "--no-compile")
 #: What it takes to build both distributions: with it, no build makes an environment of its own.
 BUILD = ("hatchling", "editables", "build")
 
@@ -62,7 +65,7 @@ def create(folder: Path, python: str = sys.executable) -> Venv:
 def install(venv: Venv, *requirements: str, find_links: Path | None = None) -> None:
     """Install with pip. What ``find_links`` has is installed from there and from nowhere else."""
     arguments = from_folder(venv, requirements, find_links) if find_links else [*requirements]
-    done = venv.run(*PIP, "install", *arguments, timeout=280)
+    done = venv.run(*INSTALL, *arguments, timeout=280)
     if done.returncode:
         pytest.fail(f"pip install {' '.join(arguments)}\n{done.stdout}{done.stderr}")
 
@@ -125,14 +128,14 @@ def builder() -> Venv:
 
 @functools.cache
 def _builder() -> Venv | None:
-    venv = create(Path(_scratch().name, "builder"))
-    done = venv.run(*PIP, "install", "--retries", "0", "--timeout", "15", *BUILD, timeout=280)
+    venv = create(_scratch() / "builder")
+    done = venv.run(*INSTALL, "--retries", "0", "--timeout", "15", *BUILD, timeout=280)
     return None if done.returncode else venv
 
 
 @functools.cache
 def _template(python: str) -> Venv:
-    folder = Path(tempfile.mkdtemp(dir=_scratch().name), "template")
+    folder = Path(tempfile.mkdtemp(dir=_scratch()), "template")
     venv = _bare(folder, python)
     done = venv.run("-m", "ensurepip", "--default-pip", timeout=280)
     if done.returncode:
@@ -152,5 +155,7 @@ def _bare(folder: Path, python: str) -> Venv:
 
 
 @functools.cache
-def _scratch() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="unirun-venvs-", ignore_cleanup_errors=True)
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="unirun-venvs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -31,4 +31,4 @@ def test_they_pass_as_they_do_without_the_hook(wheels: Path, tmp_path: Path) -> 
     assert sum(without.counts(file)[0] for file in QUICK) > 200
     for mode, report in reports.items():
         assert suites.differences(without, report, mode) == [], report.output
-    assert len(suites.differences(without, without, "with")) == len(without.homes) * 2, "it would not be noticed"
+    assert len(suites.differences(without, without, "with")) >= len(without.homes), "it would not be noticed"

@@ -7,7 +7,7 @@ imports nothing that a bare interpreter has not, and unirun only when it has som
 Guarantees:
     ``UNIRUN_AUTOPATCH=0`` and ``UNIRUN_COMPAT_MODE=passthrough`` are read first, and then nothing is done.
     A module is found, loaded and described as it would be without.
-    Nothing is printed or raised. Where unirun is missing or broken the module stays as it is, and ``failures`` says why.
+    Nothing is printed or raised. Where unirun is missing or broken the module stays as it is; ``failures`` says why.
 
 A ``.pth`` line like that one works through Python 3.17. Its successor, a ``.start`` file (PEP 829), would be read from
 3.15 on, but makes every start of the interpreter import some thirty modules; so there is none before 3.18 is near.
