@@ -85,8 +85,11 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
 
     def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
-        # Its backend may serve as a lower rung. By itself that must not be the first to import the stdlib's module: the
-        # hook would look for the class that takes the stdlib's place, and not find it yet.
+        # Threads may serve as a lower rung. Their backend must not be the first to import the stdlib's module: the hook
+        # would look for the class that takes the stdlib's place, and not find it yet. In the order in which the hook
+        # imports the two, or another thread that does the same would get the stdlib's class.
+        import concurrent.futures.thread  # noqa: F401
+
         from unirun import thread  # noqa: F401
 
         super()._adopt(opening, spec)

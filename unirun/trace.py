@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,7 @@ class DowngradeWarning(RuntimeWarning):
 
 # Written and read as a whole: an assignment is atomic, and readers want whichever is newest.
 _last: DecisionTrace | None = None
+_telling = threading.local()  # in which threads a decision is just being told to listeners and log handlers
 _lock = threading.Lock()  # guards changes of _listeners; readers take the tuple as it is
 _listeners: tuple[Listener, ...] = ()
 
@@ -190,14 +192,29 @@ def publish(decision: DecisionTrace, *, target: str | None, listener: Listener |
         listener: One more listener, for this decision alone.
     """
     remember(decision)
-    LOGGER.info("%s", decision.render(), extra={"decision": decision})
-    if target is not None:
-        _write(decision, target)
-    for each in (*_listeners, *((listener,) if listener is not None else ())):
-        try:
-            each(decision)
-        except Exception:
-            LOGGER.exception("a listener of unirun's decisions failed: %r", each)
+    if getattr(_telling, "on", False):  # by a listener or a log handler that opened this pool: it would never end
+        return
+    _telling.on = True
+    try:
+        _log(logging.INFO, "%s", decision.render(), extra={"decision": decision})
+        if target is not None:
+            _write(decision, target)
+        for each in (*_listeners, *((listener,) if listener is not None else ())):
+            try:
+                each(decision)
+            except Exception:
+                _log(logging.ERROR, "a listener of unirun's decisions failed: %r", each, exc_info=True)
+    finally:
+        _telling.on = False
+
+
+def _log(level: int, message: str, *arguments: object, **more: Any) -> None:
+    """Log; what a handler raises must not look like a failure of the pool, whose task is on its way by now."""
+    try:
+        LOGGER.log(level, message, *arguments, **more)
+    except Exception:
+        if logging.raiseExceptions and sys.stderr is not None:  # as logging itself says it of its handlers
+            traceback.print_exc()
 
 
 def _write(decision: DecisionTrace, target: str) -> None:

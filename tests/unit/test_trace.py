@@ -23,6 +23,7 @@ from unirun import (
     reset,
 )
 from unirun import trace as tracing
+from unirun.compat.concurrent.futures import ThreadPoolExecutor
 from unirun.compat.concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from unirun.refusal import Failure
 
@@ -214,3 +215,42 @@ def test_python_dash_c_is_the_users_line() -> None:
     )
     assert answer.stdout == "3\n", answer.stderr
     assert answer.stderr.startswith("<string>:3: DowngradeWarning: Run runs in processes")
+
+
+def test_a_log_handler_that_opens_a_pool_is_told_nothing_of_it() -> None:
+    seen: list[str] = []
+
+    class Shipping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with ThreadPoolExecutor(1) as pool:
+                seen.append(pool.submit(record.getMessage).result(60))
+
+    logger, handler = logging.getLogger("unirun"), Shipping()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(abs, -3).result(60) == 3
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert len(seen) == 1
+
+
+def test_a_log_handler_that_raises_does_not_fail_the_submit(capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise LookupError("no such place")
+
+    logger, handler = logging.getLogger("unirun"), Failing()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(abs, -3).result(60) == 3
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert "LookupError: no such place" in capsys.readouterr().err

@@ -77,6 +77,8 @@ class Loader:
         self._loader = loader
 
     def __getattr__(self, name: str) -> "Any":
+        if name == "_loader":  # of a copy that is being made and has none yet
+            raise AttributeError(name)
         return getattr(self._loader, name)  # get_code, get_source, get_resource_reader ...
 
     def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
@@ -87,7 +89,7 @@ class Loader:
         tell("loading", module)
         try:
             self._loader.exec_module(module)
-        except Exception as error:
+        except BaseException as error:
             if not tell("failed", module, error):
                 raise
         else:

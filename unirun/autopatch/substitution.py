@@ -67,7 +67,7 @@ def loaded(module: ModuleType) -> bool:
     return place(next(stdlib for stdlib, ours in _HOMES.items() if name in (stdlib, ours)))
 
 
-def failed(module: ModuleType, error: Exception) -> bool:
+def failed(module: ModuleType, error: BaseException) -> bool:
     """Do what is due after ``module`` could not be executed; return whether it can be used all the same."""
     if module.__name__ == _INTERPRETER:
         place(_THREAD)
