@@ -69,8 +69,8 @@ def test_the_control_is_right(control: Any) -> None:
         "closed": [[0, 0], []],
         "terminated": [[0, 0], []],
         "managed": [[0, 0], []],
-        "dropped": [[0, 0], ["ResourceWarning"] * 10],
         "refused": [[0, 0], []],
+        **({} if sys.implementation.name == "pypy" else {"dropped": [[0, 0], ["ResourceWarning"] * 10]}),
     }
     assert control["many_at_once"] == [[], [0, 0]]
     assert control["no_pipe"] == [True, [0, 1, 4], [0, 0]]

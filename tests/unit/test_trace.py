@@ -23,7 +23,6 @@ from unirun import (
     reset,
 )
 from unirun import trace as tracing
-from unirun.compat.concurrent.futures import ThreadPoolExecutor
 from unirun.compat.concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from unirun.refusal import Failure
 

@@ -267,7 +267,11 @@ def part_leaves_nothing() -> Any:
         error_of(lambda: ThreadPool(0))
 
     answer: dict[str, Any] = {}
-    for use in (closed, terminated, managed, dropped, refused):
+    uses: list[Callable[[], None]] = [closed, terminated, managed, refused]
+    # PyPy may collect a pool in the thread of its own worker handler, which then waits for ever, with unirun or without.
+    if sys.implementation.name != "pypy":
+        uses.append(dropped)
+    for use in uses:
         before = counts()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
