@@ -65,9 +65,9 @@ class Handle:
     """
 
     def __init__(self, changed: bool, rebound: tuple[str, ...], left: tuple[str, ...]) -> None:
-        self.changed = changed
-        self.rebound = rebound
-        self.left = left
+        self.changed: bool = changed
+        self.rebound: tuple[str, ...] = rebound
+        self.left: tuple[str, ...] = left
 
     def __enter__(self) -> Handle:
         return self

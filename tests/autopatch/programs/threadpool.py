@@ -268,7 +268,7 @@ def part_leaves_nothing() -> Any:
 
     answer: dict[str, Any] = {}
     uses: list[Callable[[], None]] = [closed, terminated, managed, refused]
-    # PyPy may collect a pool in the thread of its own worker handler, which then waits for ever, with unirun or without.
+    # PyPy may collect a pool in the thread of its own worker handler, which then waits for ever; without unirun too.
     if sys.implementation.name != "pypy":
         uses.append(dropped)
     for use in uses:
