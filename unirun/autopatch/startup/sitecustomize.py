@@ -37,7 +37,7 @@ def find_spec(name, path=None, target=None):  # type: (str, object, object) -> o
 if sys.version_info >= (3, 11):  # noqa: UP036 - older ones start below a program, too
     if not any(getattr(finder, "name", None) == "unirun_autopatch" for finder in sys.meta_path):
         # As the line in the .pth file makes it; `unirun.autopatch` knows it by its name.
-        _finder = type(sys.implementation)(name="unirun_autopatch", by="run", find_spec=find_spec)  # type: ignore
+        _finder = type(sys.implementation)(name="unirun_autopatch", by="run", find_spec=find_spec)  # type: ignore[call-arg]
         sys.meta_path.insert(0, _finder)
     if "_UNIRUN_SUMMARY" in os.environ:
         try:
