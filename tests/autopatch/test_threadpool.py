@@ -182,10 +182,11 @@ def test_a_wrong_setting_leaves_it_alone(on_host: OnHost) -> None:
     assert "UNIRUN_MAX_WORKERS" in outcome.stderr
 
 
-def test_without_wrapt(on_host: OnHost) -> None:
+@pytest.mark.parametrize("before", ["", "import multiprocessing.pool\n"])
+def test_without_wrapt(on_host: OnHost, before: str) -> None:
     """It is the stdlib's error, and the hook says what is missing."""
     source = (
-        f"import sys; sys.modules['wrapt'] = None\n{ON}{ATTEMPT}"
+        f"import sys; sys.modules['wrapt'] = None\n{before}{ON}{ATTEMPT}"
         "print(json.dumps([attempt(), autopatch.status().errors]))"
     )
     answer, errors = say(on_host, "sem-enosys", source)

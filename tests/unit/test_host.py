@@ -30,11 +30,11 @@ def test_the_facts_of_this_machine() -> None:
 def test_a_probe_starts_and_leaves_nothing() -> None:
     host.forget()
     shm = Path("/dev/shm")
-    before = sorted(shm.iterdir()) if shm.exists() else []
+    before = set(shm.glob("*-probe*"))  # other semaphores come and go with other programs
     descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     threads = threading.active_count()
     host.probe()
-    assert (sorted(shm.iterdir()) if shm.exists() else []) == before
+    assert set(shm.glob("*-probe*")) <= before
     assert threading.active_count() == threads
     assert not multiprocessing.active_children()
     if descriptors:

@@ -123,7 +123,7 @@ def install() -> Handle:
                 rebound += _rebind(original, managed, excluded, left)
         for name in ("concurrent.futures.interpreter", "multiprocessing.pool"):
             if name in sys.modules:
-                substitution.loaded(sys.modules[name])
+                hook.tell("loaded", sys.modules[name])  # what it lacks is for status() to say
         _left = tuple(left)
     if left:
         site = trace.caller()
