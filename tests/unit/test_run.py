@@ -29,6 +29,13 @@ STARTUP = ROOT / "unirun" / "autopatch" / "startup"
 Done = subprocess.CompletedProcess[str]
 
 
+@pytest.fixture(autouse=True)
+def answer_to_ctrl_c() -> None:
+    """Where this process ignores SIGINT, as a job in the background of a shell does, its children would too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a run of this very unirun, in a locale that Python does not coerce."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **variables}
