@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from unirun import leases, trace
-from unirun.trace import Site
+from unirun import leases
+from unirun.caller import Site, caller
 
 __all__ = ["to_process", "to_thread"]
 
@@ -35,7 +35,7 @@ def to_process(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coro
         DowngradeError: No rung can serve, or downgrades are errors.
         Exception: Whatever ``fn`` raises.
     """
-    return _result("processes", "to_process", trace.caller(), partial(fn, *args, **kwargs))
+    return _result("processes", "to_process", caller(), partial(fn, *args, **kwargs))
 
 
 def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
@@ -56,7 +56,7 @@ def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Corou
         DowngradeError: No rung can serve, or downgrades are errors.
         Exception: Whatever ``fn`` raises.
     """
-    return _in_context("to_thread", trace.caller(), partial(fn, *args, **kwargs))
+    return _in_context("to_thread", caller(), partial(fn, *args, **kwargs))
 
 
 async def _in_context(origin: str, site: Site | None, task: Callable[[], T]) -> T:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from unirun import config, trace
+from unirun import config
+from unirun.caller import caller
 
 __all__ = ["disabled", "stands_aside"]
 
@@ -17,7 +18,8 @@ def disabled() -> Iterator[None]:
     block.
 
     ``ProcessPoolExecutor(...)`` then returns an instance of the stdlib's class, which knows nothing of unirun. A
-    subclass of the program's stays what it is. Pools that were constructed before go on as they are.
+    subclass of the program's is what it is, and its pools work as if it were derived from the stdlib's. Pools that were
+    constructed before go on as they are.
     """
     token = _disabled.set(True)
     try:
@@ -26,12 +28,16 @@ def disabled() -> Iterator[None]:
         _disabled.reset(token)
 
 
-def stands_aside() -> bool:
-    """Tell whether the constructor that is being called is to return the stdlib's own pool."""
+def stands_aside(kind: type | None = None) -> bool:
+    """Tell whether the constructor that is being called is to make the stdlib's own pool, or a ``kind`` of it."""
     if _disabled.get():
         return True
     excluded = config.autopatch_exclude()
-    site = trace.caller() if excluded else None
+    if not excluded:
+        return False
+    if kind is not None and is_excluded(kind.__module__, excluded):
+        return True
+    site = caller()
     return site is not None and is_excluded(str(site.module_globals.get("__name__")), excluded)
 
 

@@ -6,12 +6,11 @@ the environment, the default.
 """
 
 import os
-import sys
-import warnings
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from unirun.caller import caller
 from unirun.errors import ConfigError
 
 __all__ = [
@@ -304,9 +303,7 @@ def _warn_unknown(names: list[str]) -> None:
         import difflib  # only where there is something to say
 
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        # At the user's line, which trace.caller() would find; but that stands above this module.
-        level, frame = 1, sys._getframe()
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "unirun":
-            level, frame = level + 1, frame.f_back
-        message = f"the environment variable {name} means nothing to unirun; did you mean {near}?"
-        warnings.warn(message, RuntimeWarning, stacklevel=level)
+        site = caller()
+        if site is not None:
+            message = f"the environment variable {name} means nothing to unirun; did you mean {near}?"
+            site.warn(RuntimeWarning(message))

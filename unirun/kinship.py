@@ -15,16 +15,28 @@ Does not promise:
 
 from __future__ import annotations
 
+import copyreg
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["acknowledge", "forget"]
+__all__ = ["acknowledge", "forget", "stdlib_class"]
 
 #: What stood in the place of the base that answers, by the stdlib's class.
 _bases: dict[type[Any], tuple[type[Any], ...]] = {}
 #: What a class derived from the stdlib's passes for: itself and managed. Few, and as long-lived as the classes are.
 _views: dict[type[Any], type[Any]] = {}
+
+
+def stdlib_class(module: str, name: str) -> Any:
+    """Return the class of the stdlib's own behind ``name`` in ``module``, which is imported.
+
+    By now the name may mean a managed class, also one of a unirun that was dropped from ``sys.modules``; and while a
+    dropped module is imported anew the package's attribute is still the old one, so that is not asked.
+    """
+    return next(each for each in getattr(sys.modules[module], name).__mro__ if each.__module__ == module)
 
 
 def acknowledge(original: type[Any], managed: type[Any]) -> None:
@@ -50,6 +62,36 @@ def forget(original: type[Any]) -> None:
         original.__bases__ = bases
 
 
+class _View(type):
+    """The class of a view, which does as what it stands for, for a program that comes by it as ``pool.__class__``."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls.__base__(*args, **kwargs)  # type: ignore[misc]
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        setattr(cls.__base__, name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        delattr(cls.__base__, name)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.__base__
+
+    def __hash__(cls) -> int:
+        return hash(cls.__base__)
+
+
+def _itself(kind: type[Any]) -> type[Any]:
+    return kind
+
+
+def _reduce(view: type[Any]) -> tuple[Any, ...]:
+    return _itself, (view.__base__,)
+
+
+copyreg.pickle(_View, _reduce)
+
+
 def _view(kind: type[Any], original: type[Any], managed: type[Any]) -> type[Any]:
     """Return a class that is ``kind`` and ``managed``; ``kind`` itself where deriving from it would be noticed."""
     if kind is original:
@@ -60,7 +102,7 @@ def _view(kind: type[Any], original: type[Any], managed: type[Any]) -> type[Any]
         if type(kind) is type and not any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1]):
             names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
             try:
-                view = type(kind.__name__, (kind, managed), names)
+                view = _View(kind.__name__, (kind, managed), names)
             except TypeError:
                 pass  # it has bases that cannot stand beside those of the managed class
         _views[kind] = view

@@ -21,12 +21,12 @@ from typing import Any, Final
 from unirun import config as settings
 from unirun import host, trace
 from unirun.backends.ready import nothing
+from unirun.caller import Site
 from unirun.ladder import Request
-from unirun.managed import ManagedExecutor
+from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import off_loop
 from unirun.opening import Opening
 from unirun.pools import open_pool
-from unirun.trace import Site
 
 __all__ = ["cached", "reset", "start", "submit"]
 
@@ -71,7 +71,7 @@ def submit(
             future = entry.pool.submit(fn, *args, **kwargs)
         except BaseException as error:
             _give_back(entry)
-            if not isinstance(error, BrokenExecutor) and not entry.pool.closed:
+            if not isinstance(error, BrokenExecutor) and not entry.pool._unirun_closed:
                 raise
             # An earlier task crashed it, or reset() came between. It took nothing of this task, which goes to a new
             # one.
@@ -90,7 +90,7 @@ def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:
     """
     with _changed:
         _, entry = _find(flavor, origin, site)
-        if not entry.pool.starts_slowly:
+        if not starts_slowly(entry.pool):
             return None
         if entry.starting is None:
             entry.starting = off_loop(partial(entry.pool.submit, nothing))

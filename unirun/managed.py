@@ -15,6 +15,7 @@ Does not promise:
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Executor
 
 TYPE_CHECKING = False  # programs under the hook load this module with `concurrent.futures`; typing alone takes longer
@@ -25,163 +26,180 @@ if TYPE_CHECKING:
 
     from unirun.backends.lowered import Semantics
     from unirun.opening import Opening, PoolSpec
+    from unirun.refusal import Failure
     from unirun.trace import DecisionTrace
 
     P = ParamSpec("P")
     T = TypeVar("T")
 
-__all__ = ["ManagedExecutor"]
+__all__ = ["ManagedExecutor", "describe_as", "starts_slowly"]
+
+
+class _Decision:
+    """The attribute ``decision``. No property: a program's subclass may have an attribute of that name."""
+
+    __doc__ = "What was asked, tried and chosen for this executor; final when its ``settled`` is true."
+
+    def __get__(self, pool: Any, kind: type | None = None) -> Any:
+        if pool is None:
+            return self
+        if not pool._unirun_managed:
+            raise AttributeError(f"nothing was decided for this {type(pool).__name__}: it is a pool of the stdlib's")
+        decision, short = pool._unirun_opening.decision, pool._unirun_short
+        if short is None or pool._unirun_lower is not None:
+            return decision
+        from dataclasses import replace
+
+        return replace(decision, short=short)
 
 
 class ManagedExecutor(Executor):
     """What the managed executors share: the way to the rung that serves them.
 
-    It stands before one of the stdlib's pools in the class order; ``super().submit`` is that pool's.
+    It stands before one of the stdlib's pools in the class order; ``super().submit`` is that pool's. Programs derive
+    classes from these and give them attributes of their own, so all of ours but ``decision`` begin with ``_unirun``.
     """
 
+    if TYPE_CHECKING:  # annotations of a class are read at run time too, by `typing.get_type_hints`
+        _unirun_lower: Executor | None
+        _unirun_opening: Opening
+        _unirun_spec: PoolSpec
+        _unirun_short: Failure | None
+
+        @property
+        def decision(self) -> DecisionTrace:
+            """What was asked, tried and chosen for this executor; final when its ``settled`` is true."""
+
+    else:
+        decision = _Decision()
+
     #: The rung that the class itself is, by its stdlib base.
-    _own_rung = ""
-    #: That base was constructed,
-    _constructed = False
+    _unirun_own_rung = ""
+    #: Not in a program's subclass that does not call our constructor, nor in one that unirun stands aside for: there
+    #: everything is left to the stdlib's pool.
+    _unirun_managed = False
+    #: The stdlib's pool was constructed,
+    _unirun_constructed = False
     #: and has started: everything goes straight to it.
-    _proven = False
+    _unirun_proven = False
     #: The executor of the lower rung that serves instead, or None.
-    _lower: Executor | None = None
-    _closed = False
-    _opening: Opening
-    _spec: PoolSpec
-
-    @property
-    def decision(self) -> DecisionTrace:
-        """What was asked, tried and chosen for this executor; final when its ``settled`` is true."""
-        from dataclasses import replace
-
-        decision, short = self._opening.decision, getattr(self, "_short", None)
-        return decision if short is None or self._lower is not None else replace(decision, short=short)
-
-    @property
-    def closed(self) -> bool:
-        """Whether ``shutdown`` was called."""
-        return self._closed
-
-    @property
-    def starts_slowly(self) -> bool:
-        """Whether the next ``submit`` will wait for a new interpreter to come up, some 0.1 s."""
-        if self._proven or self._lower is not None:
-            return False
-        decision = self._opening.decision
-        return decision.backend == "processes" and decision.start_method != "fork"
+    _unirun_lower = None
+    #: Whether shutdown was called.
+    _unirun_closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        if self._proven:
+        if self._unirun_proven or not self._unirun_managed:
             return super().submit(fn, *args, **kwargs)
-        if self._lower is None:
-            with self._opening.lock:
-                future = self._submit_first(fn, args, kwargs)
+        if self._unirun_lower is None:
+            with self._unirun_opening.lock:
+                future = self._unirun_submit_first(fn, args, kwargs)
             if future is not None:
                 return future
-        assert self._lower is not None
-        return self._lower.submit(fn, *args, **kwargs)
+        assert self._unirun_lower is not None
+        return self._unirun_lower.submit(fn, *args, **kwargs)
 
     submit.__doc__ = Executor.submit.__doc__
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         # Without the opening's lock: a first submit may hold it for as long as a worker takes to start.
-        self._closed = True
-        if self._lower is not None:
-            self._lower.shutdown(wait, cancel_futures=cancel_futures)
-        elif self._constructed:
+        self._unirun_closed = True
+        if self._unirun_lower is not None:
+            self._unirun_lower.shutdown(wait, cancel_futures=cancel_futures)
+        elif self._unirun_constructed or not self._unirun_managed:
             super().shutdown(wait, cancel_futures=cancel_futures)
-        self._opening.abandon()
+        if self._unirun_managed:
+            self._unirun_opening.abandon()
 
     shutdown.__doc__ = Executor.shutdown.__doc__
 
-    def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
+    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
         # Before they are needed: a host that is out of descriptors cannot import them any more.
         from unirun.backends import inline, lowered, threads  # noqa: F401
         from unirun.refusal import Refused
 
-        self._opening, self._spec = opening, spec
-        self._max_workers = opening.plan.workers or self._stdlib_workers()
-        if opening.rung != self._own_rung:
+        self._unirun_opening, self._unirun_spec, self._unirun_managed = opening, spec, True
+        self._max_workers = opening.plan.workers or self._unirun_stdlib_workers()
+        if opening.rung != self._unirun_own_rung:
             return
         try:
-            self._construct_own(opening.plan.workers, spec)
+            self._unirun_construct_own(opening.plan.workers, spec)
         except Refused as refused:
             opening.refuse(refused)
         else:
-            self._constructed = True
+            self._unirun_constructed = True
 
-    def _submit_first(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any] | None:
+    def _unirun_submit_first(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any] | None:
         """Open a rung. Return the future if the task went to the stdlib's own pool, ``None`` if a lower rung is up."""
+        if sys.meta_path is None:  # nothing can be imported any more
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         from unirun.backends.ready import nothing
         from unirun.refusal import Refused
 
-        opening = self._opening
-        while self._lower is None:
-            if self._proven:  # by another thread, while this one waited for the lock
+        opening = self._unirun_opening
+        while self._unirun_lower is None:
+            if self._unirun_proven:  # by another thread, while this one waited for the lock
                 return super().submit(fn, *args, **kwargs)
-            if self._closed:
+            if self._unirun_closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             try:
-                if self._constructed and opening.rung == self._own_rung:
+                if self._unirun_constructed and opening.rung == self._unirun_own_rung:
                     # The task itself opens the stdlib's pool, unless there is something to say before it runs.
                     first = (nothing, (), {}) if opening.decision.downgraded else (fn, args, kwargs)
-                    future, up = self._start_own(*first)
+                    future, up = self._unirun_start_own(*first)
                     if up:
-                        opening.settle(workers=self._started(), short=self._short)
-                        self._proven = True
+                        opening.settle(workers=self._unirun_started(), short=self._unirun_short)
+                        self._unirun_proven = True
                     if first[0] is fn:
                         return future
                 else:
-                    self._descend(opening.rung)
+                    self._unirun_descend(opening.rung)
             except Refused as refused:
-                self._constructed = False
+                self._unirun_constructed = False
                 opening.refuse(refused)
         return None
 
-    def _descend(self, rung: str) -> None:
+    def _unirun_descend(self, rung: str) -> None:
         """Open a lower rung."""
         from unirun.backends.inline import InlinePool
         from unirun.backends.lowered import Lowered, LoweredState
         from unirun.backends.threads import open_threads
 
-        state = LoweredState(self._semantics())  # before a thread is started: it may refuse the initializer
+        state = LoweredState(self._unirun_semantics())  # before a thread is started: it may refuse the initializer
         lower = open_threads(self._max_workers) if rung == "threads" else InlinePool()
         try:
-            self._opening.settle(
-                workers=self._max_workers if rung == "threads" else None, short=getattr(lower, "_short", None)
+            self._unirun_opening.settle(
+                workers=self._max_workers if rung == "threads" else None, short=getattr(lower, "_unirun_short", None)
             )
         except BaseException:  # the warning was made an error: nothing runs until the user has decided
             lower.shutdown(wait=False)
             raise
-        self._lower = Lowered(lower, state)
-        if self._closed:  # by another thread, meanwhile
-            self._lower.shutdown(wait=False)
+        self._unirun_lower = Lowered(lower, state)
+        if self._unirun_closed:  # by another thread, meanwhile
+            self._unirun_lower.shutdown(wait=False)
 
-    _short: Any = None
+    _unirun_short = None
 
-    def _stdlib_workers(self) -> int:
+    def _unirun_stdlib_workers(self) -> int:
         """Return the stdlib's default number of workers."""
         import os
 
         count = getattr(os, "process_cpu_count", os.cpu_count)()
         return count or 1
 
-    def _started(self) -> int:
+    def _unirun_started(self) -> int:
         """Return how many workers the stdlib's pool may use now."""
         return self._max_workers
 
-    def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
+    def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         """Construct the stdlib's pool, or raise ``Refused``."""
         raise NotImplementedError
 
-    def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
+    def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         """Start the stdlib's pool by a task; return its future and whether the pool is up, or raise ``Refused``."""
         raise NotImplementedError
 
-    def _semantics(self) -> Semantics:
+    def _unirun_semantics(self) -> Semantics:
         """Return what a lower rung owes this request."""
         from concurrent.futures.thread import BrokenThreadPool
 
@@ -192,11 +210,23 @@ class ManagedExecutor(Executor):
             child=False,
             pickled_initargs=False,
             broken=BrokenThreadPool,
-            initializer=self._spec.initializer,
-            initargs=self._spec.initargs,
+            initializer=self._unirun_spec.initializer,
+            initargs=self._unirun_spec.initargs,
         )
 
 
-# `inspect.signature` is to say what it says of the stdlib's, which have none.
-ManagedExecutor.submit.__annotations__ = {}
-ManagedExecutor.shutdown.__annotations__ = {}
+def starts_slowly(pool: Executor) -> bool:
+    """Tell whether the next ``submit`` will wait for a new interpreter to come up, some 0.1 s."""
+    if not isinstance(pool, ManagedExecutor) or pool._unirun_proven or pool._unirun_lower is not None:
+        return False
+    decision = pool.decision
+    return decision.backend == "processes" and decision.start_method != "fork"
+
+
+def describe_as(original: Any, kind: Any) -> None:
+    """Let ``inspect.signature`` and ``typing.get_type_hints`` say of ``kind`` what they say of the stdlib's class."""
+    for function in (kind.__init__, kind.__new__):
+        function.__wrapped__ = original.__init__
+    for function in (kind.__init__, kind.__new__, kind.submit, kind.shutdown):
+        function.__annotations__ = {}
+    kind.submit.__doc__, kind.shutdown.__doc__ = Executor.submit.__doc__, Executor.shutdown.__doc__

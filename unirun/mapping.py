@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeGuard
 
-from unirun import leases, trace
+from unirun import leases
 from unirun.backends.chunks import ChunkingExecutor
+from unirun.caller import caller
 
 __all__ = ["map", "submit"]
 
@@ -67,14 +68,14 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
         return executor.submit(*arguments, **kwargs)
     if not callable(executor):
         raise TypeError(f"submit() takes an executor or a function first, not {executor!r}")
-    return leases.submit("auto", "submit", trace.caller(), executor, *arguments, **kwargs)
+    return leases.submit("auto", "submit", caller(), executor, *arguments, **kwargs)
 
 
 class _Cached(ChunkingExecutor):
     """The cached pool, as something that ``map`` can submit to."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return leases.submit("auto", "map", trace.caller(), fn, *args, **kwargs)
+        return leases.submit("auto", "map", caller(), fn, *args, **kwargs)
 
 
 def _target(first: Any, rest: tuple[Any, ...], verb: str) -> tuple[Executor, tuple[Any, ...]]:

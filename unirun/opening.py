@@ -11,11 +11,12 @@ from typing import Any
 
 from unirun import config as settings
 from unirun import host, trace
+from unirun.caller import Site, caller
 from unirun.config import RuntimeConfig
 from unirun.errors import BootstrapError, DowngradeError
 from unirun.ladder import Plan, Request, decide
 from unirun.refusal import Failure, Refused, failure, lasting
-from unirun.trace import DecisionTrace, DowngradeWarning, Listener, Site
+from unirun.trace import DecisionTrace, DowngradeWarning, Listener
 
 __all__ = ["Opening", "PoolSpec", "dropin"]
 
@@ -67,7 +68,7 @@ class Opening:
         self.facts = facts
         plan = decide(request, config, facts)
         self.plan: Plan = plan
-        self.site = site
+        self.site: Site | None = site
         self._target = target
         self._listener = listener
         #: Held while a rung is opened, so that the first submits of several threads open it once.
@@ -143,7 +144,8 @@ class Opening:
 
     def _publish(self) -> None:
         trace.publish(self.decision, target=self._target, listener=self._listener)
-        self._target = self._listener = None
+        # Only for warnings, and all is said: a pool must not keep the globals of a module, which may keep the pool.
+        self.site = self._target = self._listener = None
 
     def _aim(self) -> None:
         backend = self._left[0] if self._left else None
@@ -171,7 +173,7 @@ def dropin(flavor: str, origin: str, max_workers: int | None, spec: PoolSpec) ->
         flavor=flavor, origin=origin, dropin=True, max_workers=max_workers, start_method=spec.start_method()
     )
     config = settings.resolve()
-    return Opening(request, config, site=trace.caller(), target=config.trace)
+    return Opening(request, config, site=caller(), target=config.trace)
 
 
 def _check(max_workers: int | None, spec: PoolSpec) -> None:

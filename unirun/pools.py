@@ -1,5 +1,9 @@
 """Pools for the explicit API: which of the managed executors serves a request."""
 
+# First what the hook waits for, as a program under the hook does: of two threads that begin with different ones, one
+# would get the stdlib's class.
+import concurrent.futures.thread  # noqa: F401
+
 from unirun.managed import ManagedExecutor
 from unirun.opening import Opening, PoolSpec
 from unirun.process import ProcessPoolExecutor
@@ -17,5 +21,5 @@ def open_pool(opening: Opening, spec: PoolSpec | None = None) -> ManagedExecutor
     kinds: dict[str, type[ManagedExecutor]] = {"threads": ThreadPoolExecutor, "none": InlineExecutor}
     kind = kinds.get(opening.plan.flavor, ProcessPoolExecutor)
     pool: ManagedExecutor = object.__new__(kind)  # not by its own __new__, which may stand aside for a drop-in's caller
-    pool._adopt(opening, spec or PoolSpec())
+    pool._unirun_adopt(opening, spec or PoolSpec())
     return pool

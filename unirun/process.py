@@ -6,16 +6,19 @@ import sys
 
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 from unirun.kinship import acknowledge
-from unirun.managed import ManagedExecutor
+from unirun.managed import ManagedExecutor, describe_as
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar
 
     from unirun.backends.lowered import Semantics
     from unirun.opening import Opening, PoolSpec
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 __all__ = ["ProcessPoolExecutor"]
 
@@ -36,14 +39,14 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         Exception: What the stdlib's class raises, when it does.
     """
 
-    _own_rung = "processes"
+    _unirun_own_rung = "processes"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is ProcessPoolExecutor:
+        if cls is __class__:  # type: ignore[name-defined]  # not by its name, which a reload of this module rebinds
             from unirun.aside import stands_aside
 
             if stands_aside():
-                acknowledge(_STDLIB, ProcessPoolExecutor)
+                acknowledge(_STDLIB, cls)
                 return _STDLIB(*args, **kwargs)
         create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
         return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
@@ -57,26 +60,42 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
+        from unirun.aside import stands_aside
         from unirun.opening import PoolSpec, dropin
 
+        if stands_aside(type(self)):
+            super(ManagedExecutor, self).__init__(
+                max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child
+            )
+            return
         spec = PoolSpec(
             mp_context=mp_context,
             initializer=initializer,
             initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
         )
-        self._adopt(dropin("processes", "ProcessPoolExecutor", max_workers, spec), spec)
+        self._unirun_adopt(dropin("processes", "ProcessPoolExecutor", max_workers, spec), spec)
+
+    # Functions of its own: who replaces or instruments one of them means this class, and not all.
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._unirun_proven:
+            return super(ManagedExecutor, self).submit(fn, *args, **kwargs)  # with no step between
+        return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
     if sys.version_info >= (3, 14):
 
         def terminate_workers(self) -> None:
-            if self._constructed:
+            if self._unirun_constructed:
                 super().terminate_workers()
             else:
                 self.shutdown(wait=False, cancel_futures=True)
 
         def kill_workers(self) -> None:
-            if self._constructed:
+            if self._unirun_constructed:
                 super().kill_workers()
             else:
                 self.shutdown(wait=False, cancel_futures=True)
@@ -84,7 +103,7 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
 
-    def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
+    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         # Threads may serve as a lower rung. Their backend must not be the first to import the stdlib's module: the hook
         # would look for the class that takes the stdlib's place, and not find it yet. In the order in which the hook
         # imports the two, or another thread that does the same would get the stdlib's class.
@@ -92,44 +111,43 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
 
         from unirun import thread  # noqa: F401
 
-        super()._adopt(opening, spec)
+        super()._unirun_adopt(opening, spec)
 
-    def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
+    def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         context = spec.mp_context
-        if context is None and spec.start_method() is None and self._opening.config.start_method is not None:
+        if context is None and spec.start_method() is None and self._unirun_opening.config.start_method is not None:
             import multiprocessing
 
-            context = multiprocessing.get_context(self._opening.config.start_method)
-        self._construct(workers, context, spec.initializer, spec.initargs, spec.max_tasks_per_child)
+            context = multiprocessing.get_context(self._unirun_opening.config.start_method)
+        self._unirun_construct(workers, context, spec.initializer, spec.initargs, spec.max_tasks_per_child)
 
-    def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
+    def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         from unirun.backends.lowered import mentions_main
         from unirun.refusal import Refused
 
-        opening = self._opening
+        opening = self._unirun_opening
         method = opening.plan.start_method
-        given = (fn, *args, *kwargs.values(), self._spec.initializer, *self._spec.initargs)
-        if opening.facts.main == "interactive" and method != "fork" and mentions_main(*given):
-            self._abandon()
-            why = f"a worker started by {method!r} does not import this main module and so cannot find what it defines"
-            raise Refused("bootstrap", AttributeError(why))
-        return self._start(fn, args, kwargs)
+        if opening.facts.main == "interactive" and method != "fork":
+            given = (fn, *args, *kwargs.values(), self._unirun_spec.initializer, *self._unirun_spec.initargs)
+            if mentions_main(*given):
+                self._unirun_abandon()
+                why = f"a worker started by {method!r} does not import this main module and so cannot find its names"
+                raise Refused("bootstrap", AttributeError(why))
+        return self._unirun_start(fn, args, kwargs)
 
-    def _started(self) -> int:
-        return len(self._workers()) if self._short is not None else self._max_workers
+    def _unirun_started(self) -> int:
+        return len(self._unirun_workers()) if self._unirun_short is not None else self._max_workers
 
-    def _semantics(self) -> Semantics:
+    def _unirun_semantics(self) -> Semantics:
         from dataclasses import replace
 
         return replace(
-            super()._semantics(),
-            copy=self._opening.config.isolation == "copy",
+            super()._unirun_semantics(),
+            copy=self._unirun_opening.config.isolation == "copy",
             child=True,
-            pickled_initargs=self._opening.plan.start_method != "fork",
+            pickled_initargs=self._unirun_opening.plan.start_method != "fork",
             broken=BrokenProcessPool,
         )
 
 
-# `inspect.signature` follows these to the running Python's own.
-ProcessPoolExecutor.__init__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]
-ProcessPoolExecutor.__new__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]
+describe_as(_STDLIB, ProcessPoolExecutor)

@@ -10,12 +10,14 @@ from unirun import config as settings
 from unirun import trace as tracing
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.ready import nothing
+from unirun.caller import Site, caller
 from unirun.config import Flavor, RuntimeConfig
 from unirun.ladder import Request
+from unirun.managed import starts_slowly
 from unirun.offloop import off_loop, patiently
 from unirun.opening import Opening
 from unirun.pools import open_pool
-from unirun.trace import DecisionTrace, Listener, Site
+from unirun.trace import DecisionTrace, Listener
 
 __all__ = ["Run"]
 
@@ -78,7 +80,7 @@ class Run:
         return self._open.decision if self._open is not None else self._decided
 
     def __enter__(self) -> Executor:
-        return self._enter(tracing.caller())
+        return self._enter(caller())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -88,8 +90,8 @@ class Run:
         self._decided = executor.decision
 
     async def __aenter__(self) -> Executor:
-        executor = self._enter(tracing.caller())
-        if getattr(executor, "starts_slowly", False):
+        executor = self._enter(caller())
+        if starts_slowly(executor):
             # Submits in the block are plain calls: the wait for the first worker is done here, beside the loop.
             try:
                 await patiently(off_loop(lambda: executor.submit(nothing)))

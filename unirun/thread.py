@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from unirun.backends.threads import GuardedThreadPool
 from unirun.kinship import acknowledge
-from unirun.managed import ManagedExecutor
+from unirun.managed import ManagedExecutor, describe_as
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar
 
     from unirun.opening import Opening, PoolSpec
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -32,14 +35,14 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         Exception: What the stdlib's class raises, when it does.
     """
 
-    _own_rung = "threads"
+    _unirun_own_rung = "threads"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is ThreadPoolExecutor:
+        if cls is __class__:  # type: ignore[name-defined]  # not by its name, which a reload of this module rebinds
             from unirun.aside import stands_aside
 
             if stands_aside():
-                acknowledge(_STDLIB, ThreadPoolExecutor)
+                acknowledge(_STDLIB, cls)
                 return _STDLIB(*args, **kwargs)
         create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
         return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
@@ -52,28 +55,42 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         initargs: tuple[Any, ...] = (),
         **ctxkwargs: Any,
     ) -> None:
+        from unirun.aside import stands_aside
         from unirun.opening import PoolSpec, dropin
 
+        if stands_aside(type(self)):
+            super(ManagedExecutor, self).__init__(max_workers, thread_name_prefix, initializer, initargs, **ctxkwargs)
+            return
         spec = PoolSpec(
             initializer=initializer, initargs=initargs, thread_name_prefix=thread_name_prefix, more=ctxkwargs
         )
-        self._adopt(dropin("threads", "ThreadPoolExecutor", max_workers, spec), spec)
+        self._unirun_adopt(dropin("threads", "ThreadPoolExecutor", max_workers, spec), spec)
 
-    def _adopt(self, opening: Opening, spec: PoolSpec) -> None:
-        super()._adopt(opening, spec)
-        if not self._constructed:  # for its checks of the arguments; it starts nothing
-            self._construct_own(opening.plan.workers, spec)
+    # Functions of its own: who replaces or instruments one of them means this class, and not all.
 
-    def _construct_own(self, workers: int | None, spec: PoolSpec) -> None:
-        GuardedThreadPool.__init__(self, workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more)
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._unirun_proven:
+            return super(ManagedExecutor, self).submit(fn, *args, **kwargs)  # with no step between
+        return super().submit(fn, *args, **kwargs)
 
-    def _start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
-        return self._start(fn, args, kwargs), True
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
-    def _stdlib_workers(self) -> int:
-        return min(32, super()._stdlib_workers() + 4)
+    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
+        super()._unirun_adopt(opening, spec)
+        if not self._unirun_constructed:  # for its checks of the arguments; it starts nothing
+            self._unirun_construct_own(opening.plan.workers, spec)
+
+    def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
+        super(ManagedExecutor, self).__init__(
+            workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more
+        )
+
+    def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
+        return self._unirun_start(fn, args, kwargs), True
+
+    def _unirun_stdlib_workers(self) -> int:
+        return min(32, super()._unirun_stdlib_workers() + 4)
 
 
-# `inspect.signature` follows these to the running Python's own.
-ThreadPoolExecutor.__init__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]
-ThreadPoolExecutor.__new__.__wrapped__ = _STDLIB.__init__  # type: ignore[attr-defined]
+describe_as(_STDLIB, ThreadPoolExecutor)

@@ -5,11 +5,9 @@ import logging
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from types import FrameType
 from typing import Any, Final
 
 from unirun.refusal import Failure
@@ -196,7 +194,8 @@ def publish(decision: DecisionTrace, *, target: str | None, listener: Listener |
         return
     _telling.on = True
     try:
-        _log(logging.INFO, "%s", decision.render(), extra={"decision": decision})
+        level = logging.INFO if decision.downgraded or decision.backend is None else logging.DEBUG
+        _log(level, "%s", decision.render(), extra={"decision": decision})
         if target is not None:
             _write(decision, target)
         for each in (*_listeners, *((listener,) if listener is not None else ())):
@@ -228,41 +227,3 @@ def _write(decision: DecisionTrace, target: str) -> None:
                 file.write(json.dumps(decision.as_dict()) + "\n")
     except (OSError, ValueError) as error:  # ValueError: stderr is closed
         LOGGER.warning("unirun cannot write its trace to %s: %s", target, error)
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A line of the user's code, as ``warnings`` wants it. Keeps the module's globals, not the frame."""
-
-    filename: str
-    lineno: int
-    module_globals: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.filename}:{self.lineno}"
-
-    def warn(self, warning: Warning) -> None:
-        """Issue ``warning`` as if this line had called ``warnings.warn``."""
-        warnings.warn_explicit(
-            warning,
-            category=type(warning),
-            filename=self.filename,
-            lineno=self.lineno,
-            module=str(self.module_globals.get("__name__") or "<unknown>"),
-            registry=self.module_globals.setdefault("__warningregistry__", {}),
-        )
-
-
-#: Whose frames stand between the user's line and a pool.
-_PASSED_THROUGH: Final = ("unirun", "concurrent", "asyncio", "contextlib", "threading", "functools")
-
-
-def caller() -> Site | None:
-    """Return the innermost line on this thread's stack that is the user's own."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__")  # anything at all in code that was exec'd
-        if not isinstance(name, str) or name.partition(".")[0] not in _PASSED_THROUGH:
-            return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
-        frame = frame.f_back
-    return None

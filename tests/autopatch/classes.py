@@ -390,10 +390,10 @@ def check_internals_that_programs_reach_for() -> None:
     assert {"BrokenThreadPool", "_WorkItem", "_global_shutdown_lock"} <= vars(thread).keys()
 
 
-def main() -> None:
-    globals()[f"check_{sys.argv[1]}"]()
+def main(checks: dict[str, Any]) -> None:
+    checks[f"check_{sys.argv[1]}"]()
     print("checked", HOOKED, file=io.TextIOWrapper(sys.stdout.buffer, write_through=True))
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())

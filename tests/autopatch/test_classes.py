@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.autopatch import classes
+from tests.autopatch import classes, liberties
 
 ROOT = Path(__file__).parents[2]
-CHECKS = [name.removeprefix("check_") for name in vars(classes) if name.startswith("check_")]
+CHECKS = [
+    (module.__name__, name.removeprefix("check_"))
+    for module in (classes, liberties)
+    for name in vars(module)
+    if name.startswith("check_")
+]
 #: `site` itself reads the `.pth` file, as it would in site-packages.
 UNDER_HOOK = "import site; site.addsitedir({!r}); "
-RUN = "import runpy; runpy.run_module('tests.autopatch.classes', run_name='__main__', alter_sys=True)"
+RUN = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +36,9 @@ def clean_environment() -> dict[str, str]:
     return {**clean, "PYTHONPATH": str(ROOT)}
 
 
-def run(check: str, before: str) -> str:
+def run(module: str, check: str, before: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", before + RUN, check],
+        [sys.executable, "-W", "error", "-c", before + RUN.format(module), check],
         env=clean_environment(),
         capture_output=True,
         text=True,
@@ -45,11 +50,11 @@ def run(check: str, before: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_under_the_hook(check: str, companion: Path) -> None:
-    assert run(check, UNDER_HOOK.format(str(companion))) == "checked True"
+@pytest.mark.parametrize(("module", "check"), CHECKS)
+def test_under_the_hook(module: str, check: str, companion: Path) -> None:
+    assert run(module, check, UNDER_HOOK.format(str(companion))) == "checked True"
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_without_it(check: str) -> None:
-    assert run(check, "") == "checked False"
+@pytest.mark.parametrize(("module", "check"), CHECKS)
+def test_without_it(module: str, check: str) -> None:
+    assert run(module, check, "") == "checked False"

@@ -170,7 +170,8 @@ def test_disabled_is_for_this_thread_or_task() -> None:
                 pass
             assert module() == "concurrent.futures.thread"
             class Mine(ThreadPoolExecutor): pass
-            assert type(Mine(1)) is Mine
+            assert type(Mine(1)) is Mine and not hasattr(Mine(1), "decision")
+        assert Mine(1).decision.backend == "threads"
         async def aside(begin):
             with autopatch.disabled():
                 begin.set()
@@ -196,7 +197,8 @@ def test_excluded_modules_construct_the_stdlib_s_own() -> None:
         def module(name):
             made = sys.modules[name] = types.ModuleType(name)
             exec("from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor\\n"
-                 "def make(cls): return cls(1)\\n", made.__dict__)
+                 "def make(cls): return cls(1)\\n"
+                 "class Mine(ThreadPoolExecutor): pass\\nclass Ours(ProcessPoolExecutor): pass\\n", made.__dict__)
             return made
         for name, home in (("joblib", "concurrent.futures"), ("joblib.parallel", "concurrent.futures"),
                            ("joblibs", "unirun"), ("some.job", "concurrent.futures"), ("some", "unirun")):
@@ -206,8 +208,31 @@ def test_excluded_modules_construct_the_stdlib_s_own() -> None:
                     assert type(pool).__module__.startswith(home), (name, type(pool))
                     assert isinstance(pool, cls)
                     assert pool.submit(abs, -3).result() == 3
+            for cls in (made.Mine, made.Ours):
+                with cls(1) as pool:
+                    assert type(pool) is cls
+                    assert hasattr(pool, "decision") == (home == "unirun"), (name, cls)
+                    assert pool.submit(abs, -3).result() == 3
     """,
         UNIRUN_AUTOPATCH_EXCLUDE="joblib, some.job",
+    )
+
+
+def test_an_unknown_variable_is_pointed_out_at_the_program_s_line(companion: Path) -> None:
+    done = run(
+        "from concurrent.futures import ThreadPoolExecutor",
+        before=UNDER_HOOK.format(str(companion)),
+        UNIRUN_MAXWORKERS="3",
+    )
+    told = "<string>:2: RuntimeWarning: the environment variable UNIRUN_MAXWORKERS means nothing to unirun"
+    assert done.stderr.startswith(told), done.stderr
+
+
+def test_a_program_s_own_unirun_is_not_imported_by_the_hook(tmp_path: Path, companion: Path) -> None:
+    (tmp_path / "unirun.py").write_text("raise SystemExit('imported, and not by the program')")
+    succeed(
+        STDLIB.replace('"unirun.process"', '"unirun"'),
+        before=f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {UNDER_HOOK.format(str(companion))}",
     )
 
 

@@ -118,10 +118,14 @@ def test_removing_a_stranger_is_an_error() -> None:
 
 
 def test_every_decision_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="unirun"), Run(flavor="none") as executor:
-        executor.submit(square, 1)
-    (record,) = [r for r in caplog.records if r.name == "unirun"]
-    assert record.getMessage().startswith("Run runs inline")
+    """A downgrade so that it is seen; what went as asked so that it is not, in a program that shows what is logged."""
+    with caplog.at_level(logging.DEBUG, logger="unirun"):
+        with Run(flavor="none") as executor:
+            executor.submit(square, 1)
+        with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent")) as executor:
+            executor.submit(square, 1)
+    told = [(r.levelno, r.getMessage().partition(" by ")[0][:20]) for r in caplog.records if r.name == "unirun"]
+    assert told == [(logging.DEBUG, "Run runs inline, in "), (logging.INFO, "Run runs in processe")]
 
 
 def test_trace_true_and_the_trace_file(
@@ -227,7 +231,7 @@ def test_a_log_handler_that_opens_a_pool_is_told_nothing_of_it() -> None:
     logger, handler = logging.getLogger("unirun"), Shipping()
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     try:
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(abs, -3).result(60) == 3
@@ -245,7 +249,7 @@ def test_a_log_handler_that_raises_does_not_fail_the_submit(capsys: pytest.Captu
     logger, handler = logging.getLogger("unirun"), Failing()
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     try:
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(abs, -3).result(60) == 3

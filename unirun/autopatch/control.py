@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Final
 
-from unirun import config, trace
+from unirun import config
 from unirun.aside import is_excluded
 from unirun.autopatch import hook, substitution
+from unirun.caller import caller
 from unirun.errors import ConfigError
 from unirun.kinship import acknowledge, forget
 
@@ -126,7 +127,7 @@ def install() -> Handle:
                 hook.tell("loaded", sys.modules[name])  # what it lacks is for status() to say
         _left = tuple(left)
     if left:
-        site = trace.caller()
+        site = caller()
         message = f"unirun.autopatch.install() came after these were made of the stdlib's classes: {', '.join(left)}"
         if site is not None:
             site.warn(RuntimeWarning(message))

@@ -46,19 +46,23 @@ def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpe
         return None
     _searches.add(search)
     try:
-        for finder in sys.meta_path:
-            find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find and find(name, path, target)
-            if spec:
-                break
-        else:
-            return None
+        spec = _ask(name, path, target)
     finally:
         _searches.discard(search)
-    if not hasattr(spec.loader, "exec_module"):
+    if spec is None or not hasattr(spec.loader, "exec_module"):
         return None
     spec.loader = Loader(spec.loader)  # type: ignore[assignment]
     return spec
+
+
+def _ask(name: str, *more: "Any") -> "ModuleSpec | None":
+    """Return what the import system finds for ``name``."""
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        spec: ModuleSpec | None = find and find(name, *more)
+        if spec:
+            return spec
+    return None
 
 
 def switched_off() -> "str | None":
@@ -99,6 +103,12 @@ class Loader:
 def tell(what: str, module: "ModuleType", *more: object) -> bool:
     """Call a function of unirun's for a module. Tell whether it did what it is for."""
     try:
+        if "unirun" not in sys.modules:
+            spec = _ask("unirun", None)
+            if spec is None or not spec.submodule_search_locations:  # of a program that has a unirun.py of its own
+                raise ModuleNotFoundError(
+                    "the package unirun is not on sys.path, or something else of that name before it"
+                )
         from unirun.autopatch import substitution
 
         return bool(getattr(substitution, what)(module, *more))

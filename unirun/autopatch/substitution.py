@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module, reload
 
-from unirun.kinship import acknowledge
+from unirun.kinship import acknowledge, stdlib_class
 
 TYPE_CHECKING = False  # loaded with `concurrent.futures`, as hook.py is
 if TYPE_CHECKING:
@@ -88,19 +88,20 @@ def place(name: str) -> bool:
     It is not yet where one of the two modules is still being executed.
     """
     module, attribute = sys.modules.get(name), _NAMES[name]
-    original: Any = module and module.__dict__.get(attribute)
+    present: Any = module and module.__dict__.get(attribute)
     managed = getattr(import_module(_HOMES[name]), attribute, None)
-    if original is None or managed is None:
+    if present is None or managed is None:
         return False
-    if original is not managed:
+    if present is not managed:
         if not _made_of(managed, module):
             # The program dropped the module from sys.modules and has imported it anew: so must those made of it be.
             reload(import_module(_PARTS[name]))
             managed = getattr(reload(import_module(_HOMES[name])), attribute)
-        REPLACED[name] = original, managed
+        REPLACED[name] = stdlib_class(name, attribute), managed
         setattr(module, attribute, managed)
     package = sys.modules["concurrent.futures"].__dict__
-    if package.get(attribute) is REPLACED[name][0]:  # not by getattr: from 3.15 on that would import the submodule
+    # Not by getattr: from 3.15 on that would import the submodule.
+    if package.get(attribute) in (present, REPLACED[name][0]):
         package[attribute] = managed
     return True
 
@@ -129,17 +130,25 @@ def settings_are_right() -> bool:
     if not any(name.startswith("UNIRUN_") for name in os.environ):
         return True
     from unirun import config
+    from unirun.caller import caller
     from unirun.errors import ConfigError
 
     try:
-        config.resolve()
+        while True:
+            try:
+                config.resolve()
+                break
+            except RuntimeWarning:
+                pass  # made an error; of a variable that is none of ours, once for each. No reason to fail an import
         config.autopatch_exclude()
         return config.autopatch_enabled() and config.compat_mode() == "managed"
     except ConfigError as error:
         complaint = f"unirun leaves concurrent.futures as it is: {error}"
-    if complaint not in _complaints:
+    site = caller()
+    if complaint not in _complaints and site is not None:
         _complaints.add(complaint)
-        import warnings
-
-        warnings.warn(complaint, RuntimeWarning, stacklevel=2)
+        try:
+            site.warn(RuntimeWarning(complaint))
+        except RuntimeWarning:
+            pass  # made an error, too; `python -m unirun doctor` says it again
     return False

@@ -24,11 +24,13 @@ Does not promise:
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from functools import partial
 
 from unirun.backends.ready import Ready, wake
+from unirun.kinship import stdlib_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,9 +45,10 @@ if TYPE_CHECKING:
     BrokenProcessPool = stdlib.BrokenProcessPool
 else:
     try:
-        import concurrent.futures.process as stdlib
+        import concurrent.futures.process  # noqa: F401
 
-        _Base, BrokenProcessPool = stdlib.ProcessPoolExecutor, stdlib.BrokenProcessPool
+        stdlib = sys.modules["concurrent.futures.process"]
+        _Base, BrokenProcessPool = stdlib_class(stdlib.__name__, "ProcessPoolExecutor"), stdlib.BrokenProcessPool
     except (ImportError, AttributeError):  # no _multiprocessing, and a Python that cannot import this without it
         from unirun.backends.standin import BrokenProcessPool
         from unirun.backends.standin import ProcessPoolStandIn as _Base
@@ -58,13 +61,18 @@ __all__ = ["BrokenProcessPool", "GuardedProcessPool"]
 class GuardedProcessPool(_Base):
     """The stdlib's pool, plus the guard of its start."""
 
-    _ready: Ready | None = None
-    #: The stdlib's own table of workers, as it is where there are none: programs look into it to kill them.
-    _processes: Any = {}  # noqa: RUF012 - never written to; the stdlib sets its own on the instance
-    #: Why there are fewer workers than asked for, or None.
-    _short: Failure | None = None
+    if TYPE_CHECKING:  # not for `typing.get_type_hints`, which could not resolve them at run time
+        _unirun_ready: Ready | None
+        _unirun_short: Failure | None
+        _processes: Any
 
-    def _construct(
+    _unirun_ready = None
+    #: The stdlib's own table of workers, as it is where there are none: programs look into it to kill them.
+    _processes = {}  # noqa: RUF012 - never written to; the stdlib sets its own on the instance
+    #: Why there are fewer workers than asked for, or None.
+    _unirun_short = None
+
+    def _unirun_construct(
         self,
         max_workers: int | None,
         mp_context: Any,
@@ -80,14 +88,14 @@ class GuardedProcessPool(_Base):
         from unirun.backends.repairs import ensure_tracker, from_system_limits, without_system_limits
 
         try:
-            ready = self._ready = Ready(initializer, initargs)
+            ready = self._unirun_ready = Ready(initializer, initargs)
         except (ImportError, OSError) as error:
-            raise self._refused_construction(error) from None
+            raise self._unirun_refused_construction(error) from None
+
+        initialize = super().__init__
 
         def construct() -> None:
-            super(GuardedProcessPool, self).__init__(
-                max_workers, mp_context, ready, (), max_tasks_per_child=max_tasks_per_child
-            )
+            initialize(max_workers, mp_context, ready, (), max_tasks_per_child=max_tasks_per_child)
 
         try:
             ensure_tracker(mp_context, max_tasks_per_child)
@@ -100,11 +108,11 @@ class GuardedProcessPool(_Base):
                 with without_system_limits(stdlib):
                     construct()
         except Exception as error:
-            self._release()
-            raise self._refused_construction(error) from None
+            self._unirun_release()
+            raise self._unirun_refused_construction(error) from None
 
     @staticmethod
-    def _refused_construction(error: Exception) -> Exception:
+    def _unirun_refused_construction(error: Exception) -> Exception:
         """Return the ``Refused`` for an error of construction, or the error itself where it is the caller's."""
         from unirun.refusal import Refused, is_refusal
 
@@ -113,7 +121,9 @@ class GuardedProcessPool(_Base):
         stage: Stage = "import" if isinstance(error, ImportError) else "construct"
         return Refused(stage, error) if is_refusal(stage, error) else error
 
-    def _start(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Future[Any], bool]:
+    def _unirun_start(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Future[Any], bool]:
         """Submit a task, and wait for a worker to say ready.
 
         Returns:
@@ -123,16 +133,16 @@ class GuardedProcessPool(_Base):
         Raises:
             Refused: No worker can be started, or all of them ended before they were ready. The task did not run.
         """
-        ready = self._ready
+        ready = self._unirun_ready
         if ready is None:  # an earlier call broke the pool
             return super().submit(fn, *args, **kwargs), True
         ready.waiting = True
         try:
-            return self._start_waiting(ready, fn, args, kwargs)
+            return self._unirun_start_waiting(ready, fn, args, kwargs)
         finally:
             ready.waiting = False
 
-    def _start_waiting(
+    def _unirun_start_waiting(
         self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Future[Any], bool]:
         from unirun.backends.repairs import close_leaked_pipes, kill
@@ -143,12 +153,12 @@ class GuardedProcessPool(_Base):
         try:
             future = super().submit(fn, *args, **kwargs)
         except Exception as error:
-            workers = bool(self._workers())
+            workers = bool(self._unirun_workers())
             refused = is_refusal("start", error)
-            if self._manager_alive() if workers else not refused:
+            if self._unirun_manager_alive() if workers else not refused:
                 raise
             close_leaked_pipes(error)
-            self._abandon()
+            self._unirun_abandon()
             if refused:
                 raise Refused("start", error) from None
             # There are workers, but the interpreter is shutting down and starts no thread that would end them.
@@ -168,24 +178,25 @@ class GuardedProcessPool(_Base):
                 continue  # the end of an earlier task, whose caller was interrupted
             if future.cancelled() or not isinstance(future.exception(), BrokenProcessPool):
                 return future, False
-            for worker in self._workers():
+            for worker in self._unirun_workers():
                 kill(worker)  # SIGTERM may be ignored, and the manager thread waits for them
             super().shutdown(wait=True)
             if ready.was_said():
                 return future, True  # a worker was up: it is a crash, and the task may have run
-            self._release()
+            self._unirun_release()
             raise Refused("bootstrap", _died_early())
 
     def _launch_processes(self) -> None:
         super()._launch_processes()  # type: ignore[misc]
-        self._start_feeder()  # after the forks: a child of a process with threads may inherit a lock that they hold
+        # After the forks: a child of a process with threads may inherit a lock that they hold.
+        self._unirun_start_feeder()
 
     def _start_executor_manager_thread(self) -> None:
         if self._executor_manager_thread is None and self._safe_to_dynamically_spawn_children:
-            self._start_feeder()
+            self._unirun_start_feeder()
         super()._start_executor_manager_thread()
 
-    def _start_feeder(self) -> None:
+    def _unirun_start_feeder(self) -> None:
         """Start the thread that feeds the call queue now, where a refusal is one of the start.
 
         The stdlib starts it from its manager thread, with the first task. Before 3.12 a refusal ends that thread
@@ -206,36 +217,36 @@ class GuardedProcessPool(_Base):
             if not is_refusal("start", error):
                 raise
             manager: Any = self._executor_manager_thread
-            if self._workers():
+            if self._unirun_workers():
                 close_leaked_pipes(error)
-                self._short = failure("processes", "start", error)
-                if getattr(self._workers()[0]._popen, "method", None) == "forkserver":
+                self._unirun_short = failure("processes", "start", error)
+                if getattr(self._unirun_workers()[0]._popen, "method", None) == "forkserver":
                     # The server died of it. To the stdlib its workers are dead too, and the pool is broken; they are
                     # not, and would wait for tasks for ever.
-                    for worker in self._workers():
+                    for worker in self._unirun_workers():
                         kill(worker)
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.
                 close_leaked_pipes(error)
-                self._fail_pending(manager, error)
+                self._unirun_fail_pending(manager, error)
             else:
                 raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        workers = self._workers()
+        workers = self._unirun_workers()
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if not wait:
+        if not wait or sys.meta_path is None:  # the interpreter ends, and nothing can be imported any more
             return
         from unirun.backends.repairs import is_stray, kill
 
         for worker in workers:
             if is_stray(worker):
                 kill(worker)
-        if self._ready is not None and not self._ready.waiting:
-            self._ready.close()
+        if self._unirun_ready is not None and not self._unirun_ready.waiting:
+            self._unirun_ready.close()
 
-    def _fail_pending(self, manager: Any, error: Exception) -> None:
+    def _unirun_fail_pending(self, manager: Any, error: Exception) -> None:
         """Fail what is pending because there is no worker left; runs in the manager thread, the shutdown lock held."""
         why = f"no worker is left and none can be started: {error!r}"
         self._broken = why  # type: ignore[assignment]
@@ -245,26 +256,26 @@ class GuardedProcessPool(_Base):
                 item.future.set_exception(BrokenProcessPool(why))
         manager.pending_work_items.clear()
 
-    def _workers(self) -> list[Any]:
+    def _unirun_workers(self) -> list[Any]:
         return list((getattr(self, "_processes", None) or {}).values())
 
-    def _manager_alive(self) -> bool:
+    def _unirun_manager_alive(self) -> bool:
         manager = getattr(self, "_executor_manager_thread", None)
         return manager is not None and manager.is_alive()
 
-    def _abandon(self) -> None:
+    def _unirun_abandon(self) -> None:
         """Tear down a pool whose manager thread never started: it has workers at most, and nobody else to end them."""
         from unirun.backends.repairs import kill
 
-        for worker in self._workers():
+        for worker in self._unirun_workers():
             kill(worker)
             worker.join()
         self._executor_manager_thread = None  # type: ignore[assignment]  # never started
         self._pending_work_items.clear()
         self._shutdown_thread = True
-        self._release()
+        self._unirun_release()
 
-    def _release(self) -> None:
+    def _unirun_release(self) -> None:
         """Close what the pool holds open, now and not when it is collected; half of it may never have been made."""
         for name in ("_executor_manager_thread_wakeup", "_call_queue", "_result_queue"):
             held = getattr(self, name, None)
@@ -273,9 +284,9 @@ class GuardedProcessPool(_Base):
                 held.close()
                 if name == "_call_queue":
                     held.join_thread()
-        if self._ready is not None:
-            self._ready.close()
-            self._ready = None
+        if self._unirun_ready is not None:
+            self._unirun_ready.close()
+            self._unirun_ready = None
 
 
 def _died_early() -> BaseException:

@@ -43,8 +43,10 @@ class Ready:
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         from multiprocessing.reduction import ForkingPickler
 
+        from unirun.backends import ready  # which may not be this module any more, in a program that drops modules
+
         user = bytes(ForkingPickler.dumps(self._user))
-        return _Told, (self._writer if self.armed else None, user)
+        return ready._Told, (self._writer if self.armed else None, user)
 
     def disarm(self) -> None:
         """From here on new workers need not say ready; their word would only fill the pipe."""

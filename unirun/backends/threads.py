@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread as stdlib
+import concurrent.futures.thread
 
 from unirun.backends.ready import nothing
+from unirun.kinship import stdlib_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,13 +15,17 @@ if TYPE_CHECKING:
 
     from unirun.refusal import Failure
 
+    _Base = concurrent.futures.thread.ThreadPoolExecutor
+else:
+    _Base = stdlib_class("concurrent.futures.thread", "ThreadPoolExecutor")
+
 __all__ = ["GuardedThreadPool", "open_threads"]
 
 
-_stdlib_adjust: Any = stdlib.ThreadPoolExecutor._adjust_thread_count
+_stdlib_adjust: Any = _Base._adjust_thread_count
 
 
-class GuardedThreadPool(stdlib.ThreadPoolExecutor):
+class GuardedThreadPool(_Base):
     """The stdlib's pool, plus a guard of its start.
 
     Guarantees:
@@ -28,8 +33,11 @@ class GuardedThreadPool(stdlib.ThreadPoolExecutor):
         ``submit`` would raise and yet run the task; here it returns its future.
     """
 
+    if TYPE_CHECKING:  # not for `typing.get_type_hints`, which could not resolve it at run time
+        _unirun_short: Failure | None
+
     #: Why there are fewer threads than asked for, or None.
-    _short: Failure | None = None
+    _unirun_short = None
 
     def _adjust_thread_count(self) -> None:
         try:
@@ -39,9 +47,9 @@ class GuardedThreadPool(stdlib.ThreadPoolExecutor):
 
             if not self._threads or not is_refusal("start", error):
                 raise
-            self._short = failure("threads", "start", error)
+            self._unirun_short = failure("threads", "start", error)
 
-    def _start(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+    def _unirun_start(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """Submit the first task; raise ``Refused`` if no thread can be started, the task then being dropped."""
         try:
             return super().submit(fn, *args, **kwargs)
@@ -63,5 +71,5 @@ def open_threads(workers: int, prefix: str = "") -> GuardedThreadPool:
     """
     pool = GuardedThreadPool(workers, prefix)
     # A task of ours, so that what is decided can be said before a task of the user's runs.
-    pool._start(nothing, (), {})
+    pool._unirun_start(nothing, (), {})
     return pool
