@@ -59,6 +59,10 @@ class Ready:
 
     def wait(self) -> bool:
         """Wait until a worker is ready (true) or the first task's future is done (false), whichever comes first."""
+        from multiprocessing import connection
+
+        # Under gevent the pool's threads are greenlets of this very thread, which its selectors let run, and no read does.
+        connection.wait([self._reader])
         return self._reader.recv_bytes() == _READY
 
     def was_said(self) -> bool:
