@@ -61,7 +61,7 @@ class Ready:
         """Wait until a worker is ready (true) or the first task's future is done (false), whichever comes first."""
         from multiprocessing import connection
 
-        # Under gevent the pool's threads are greenlets of this very thread, which its selectors let run, and no read does.
+        # Under gevent the threads of the pool are greenlets of this one; its selectors let them run, and no read does.
         connection.wait([self._reader])
         return self._reader.recv_bytes() == _READY
 
