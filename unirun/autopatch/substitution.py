@@ -89,7 +89,7 @@ def place(name: str) -> bool:
     """
     module, attribute = sys.modules.get(name), _NAMES[name]
     present: Any = module and module.__dict__.get(attribute)
-    # Where another thread is loading it, that one may wait for the stdlib's module, which this one loads: so do not wait.
+    # Another thread that is loading it may wait for the stdlib's module, which this one loads: so this must not wait.
     managed: Any = getattr(sys.modules.get(_HOMES[name]) or import_module(_HOMES[name]), attribute, None)
     if present is None or managed is None:
         return False
