@@ -12,7 +12,6 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from unirun import semaphore
@@ -63,17 +62,24 @@ class _Kept:
 
     pid: int
     usable_cpus: int
-    start_methods: tuple[str, ...]
-    no_processes: Failure | None
+    #: The next two were found, too.
+    processes: bool = False
+    start_methods: tuple[str, ...] = ()
+    no_processes: Failure | None = None
 
 
 _kept: _Kept | None = None
 
 
-def probe() -> Host:
-    """Return the facts as of now."""
-    kept = _lasting_facts()
-    daemonic, bootstrapping, method = _process_state()
+def probe(*, processes: bool = True) -> Host:
+    """Return the facts as of now.
+
+    Args:
+        processes: Whether worker processes are an option. Where they are not, what concerns only them is left out, and
+            with it the import of multiprocessing, which takes longer than that of all of unirun.
+    """
+    kept = _lasting_facts(processes)
+    daemonic, bootstrapping, method = _process_state(processes)
     return Host(
         implementation=sys.implementation.name,
         version=".".join(map(str, sys.version_info[:3])),
@@ -92,7 +98,7 @@ def probe() -> Host:
 
 def remember(refused: Failure) -> None:
     """Keep a refusal of process pools that cannot change while the interpreter lives, until ``forget``."""
-    _lasting_facts().no_processes = refused
+    _lasting_facts(True).no_processes = refused
 
 
 def forget() -> None:
@@ -101,18 +107,15 @@ def forget() -> None:
     _kept = None
 
 
-def _lasting_facts() -> _Kept:
+def _lasting_facts(processes: bool) -> _Kept:
     # Without a lock: two threads may both probe, which costs a little and finds the same.
     global _kept
     kept = _kept
     if kept is None or kept.pid != os.getpid():
-        kept = _Kept(
-            pid=os.getpid(),
-            usable_cpus=usable_cpus(),
-            start_methods=_start_methods(),
-            no_processes=_probe_semaphore(),
-        )
-        _kept = kept
+        _kept = kept = _Kept(pid=os.getpid(), usable_cpus=usable_cpus())
+    if processes and not kept.processes:
+        kept.start_methods, kept.no_processes = _start_methods(), _probe_semaphore()
+        kept.processes = True
     return kept
 
 
@@ -137,8 +140,10 @@ def _probe_semaphore() -> Failure | None:
     return failure("processes", "construct", refused) if refused is not None and lasting(refused) else None
 
 
-def _process_state() -> tuple[bool, bool, str | None]:
+def _process_state(processes: bool) -> tuple[bool, bool, str | None]:
     """Return whether this process is daemonic, whether it is bootstrapping, and the start method already fixed."""
+    if not processes and "multiprocessing.process" not in sys.modules:
+        return False, False, None  # it was not started by multiprocessing, which would be there
     try:
         import multiprocessing
         from multiprocessing import process
@@ -204,11 +209,11 @@ def usable_cpus() -> int:
     return max(1, min(count or 1, quota if quota is not None else count or 1))
 
 
-_CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
-_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
+_CGROUP_ROOT: Final = "/sys/fs/cgroup"
+_OWN_CGROUPS: Final = "/proc/self/cgroup"
 
 
-def cpu_quota(root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int | None:
+def cpu_quota(root: str = _CGROUP_ROOT, own: str = _OWN_CGROUPS) -> int | None:
     """Return the CPUs that this process's cgroup grants, rounded up, or ``None`` where it sets no limit.
 
     Reads ``cpu.max`` (version 2) and ``cpu.cfs_quota_us`` with ``cpu.cfs_period_us`` (version 1) of the process's
@@ -216,7 +221,8 @@ def cpu_quota(root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int | None
     ``admin-guide/cgroup-v2.rst`` and ``scheduler/sched-bwc.rst``.
     """
     try:
-        lines = own.read_text().splitlines()
+        with open(own, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
     except OSError:
         return None
     grants: list[int] = []
@@ -224,30 +230,33 @@ def cpu_quota(root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int | None
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if controllers == "":
-            tops = [root, root / "unified"]
+            tops = [root, os.path.join(root, "unified")]
         elif "cpu" in controllers.split(","):
-            tops = [root / controllers, root / "cpu"]
+            tops = [os.path.join(root, controllers), os.path.join(root, "cpu")]
         else:
             continue
         for top in tops:
             # In a container the path may name a group outside the mounted tree: its parents are then tried alone.
-            folder = top / group.lstrip("/")
-            for level in (folder, *folder.parents):
-                if level == top or top in level.parents:
-                    grants += _grant(level)
+            parts = [part for part in group.split("/") if part not in ("", ".")]
+            for depth in range(len(parts) + 1):
+                grants += _grant(os.path.join(top, *parts[:depth]))
     return min(grants, default=None)
 
 
-def _grant(folder: Path) -> list[int]:
+def _grant(folder: str) -> list[int]:
     """Return the grant that one cgroup folder states, in a list, or an empty one."""
     try:
-        if (limit := folder / "cpu.max").exists():
-            quota, period = limit.read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        try:
+            quota, period = _read(folder, "cpu.max").split()
+        except FileNotFoundError:
+            quota, period = _read(folder, "cpu.cfs_quota_us"), _read(folder, "cpu.cfs_period_us")
         if quota in ("max", "-1"):
             return []
         return [max(1, -(-int(quota) // int(period)))]
     except (OSError, ValueError, ZeroDivisionError):
         return []  # no such file at this level, or a kernel that writes something else
+
+
+def _read(folder: str, name: str) -> str:
+    with open(os.path.join(folder, name), encoding="ascii") as file:
+        return file.read().strip()

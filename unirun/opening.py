@@ -63,7 +63,7 @@ class Opening:
         target: str | None,
         listener: Listener | None = None,
     ) -> None:
-        facts = host.probe()
+        facts = host.probe(processes=request.flavor not in ("threads", "none"))
         self.config = config
         self.facts = facts
         plan = decide(request, config, facts)

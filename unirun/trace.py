@@ -1,6 +1,5 @@
 """What was decided and why: DecisionTrace, who gets to hear of it, and the warning that points home."""
 
-import json
 import logging
 import sys
 import threading
@@ -222,8 +221,10 @@ def _write(decision: DecisionTrace, target: str) -> None:
             if sys.stderr is not None:  # print() would take standard output instead
                 print(f"unirun: {decision.render()}", file=sys.stderr, flush=True)
         else:
+            import json  # for those who want it: this module is loaded with the first pool
+
             # One write to a file opened for appending: lines of several processes do not mix.
             with open(target, "a", encoding="utf-8") as file:
                 file.write(json.dumps(decision.as_dict()) + "\n")
-    except (OSError, ValueError) as error:  # ValueError: stderr is closed
+    except (ImportError, OSError, ValueError) as error:  # ValueError: stderr is closed
         LOGGER.warning("unirun cannot write its trace to %s: %s", target, error)

@@ -61,7 +61,7 @@ def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 
 def report_on(monkeypatch: pytest.MonkeyPatch, facts: Host, **variables: str) -> doctor.Report:
     """Return the report on a made host."""
-    monkeypatch.setattr(host, "probe", lambda: facts)
+    monkeypatch.setattr(host, "probe", lambda **_: facts)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return doctor.examine(start=False)

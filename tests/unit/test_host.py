@@ -140,4 +140,4 @@ def cgroups(tmp_path: Path) -> Files:
 )
 def test_the_cpu_quota(cgroups: Files, files: dict[str, str], expected: int | None) -> None:
     root, own = cgroups(files)
-    assert host.cpu_quota(root, own) == expected
+    assert host.cpu_quota(str(root), str(own)) == expected
