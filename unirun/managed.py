@@ -107,7 +107,7 @@ class ManagedExecutor(Executor):
             self._unirun_lower.shutdown(wait, cancel_futures=cancel_futures)
         elif self._unirun_constructed or not self._unirun_managed:
             super().shutdown(wait, cancel_futures=cancel_futures)
-        if self._unirun_managed:
+        if self._unirun_managed and sys.meta_path is not None:  # at the very end there is nobody left to be told
             self._unirun_opening.abandon()
 
     shutdown.__doc__ = Executor.shutdown.__doc__
