@@ -8,6 +8,7 @@ Does not promise:
     That another process decides the same: a worker of somebody's pool may be forbidden what this process may do.
 """
 
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import FrameType
 from typing import Any, Final
 
 from unirun import __version__, host, trace
@@ -37,6 +39,8 @@ __all__ = ["COMPAT", "Report", "Try", "examine"]
 COMPAT: Final = {"ProcessPoolExecutor": "processes", "ThreadPoolExecutor": "threads"}
 #: Seconds for one try. Arbitrary: a worker takes 0.1 s to spawn, and a few seconds on a machine that is overloaded.
 PATIENCE: Final = 20.0
+#: Seconds for what must not be interrupted. Arbitrary: an import or a start takes some 0.1 s.
+_GRACE: Final = 10.0
 #: The flavor that asks for a backend; every other one serves `processes`.
 _FLAVOR_OF: Final = {"threads": "threads", "inline": "none", "interpreters": "interpreters"}
 _HAS_START_METHODS: Final = ("processes", "pipes")
@@ -171,6 +175,7 @@ def _try(subject: str, request: Request, config: RuntimeConfig, news: Callable[[
     pool: ManagedExecutor | None = None
     refused = pid = first = again = error = None
     gave_up = False
+    before = set(multiprocessing.active_children())  # an interrupted pool may not know all that it started
     begin = time.perf_counter()
     try:
         with _deadline():
@@ -188,10 +193,11 @@ def _try(subject: str, request: Request, config: RuntimeConfig, news: Callable[[
         gave_up, error = True, f"no answer within {PATIENCE:g} seconds"
     except Exception as failed:
         error = f"{type(failed).__name__}: {failed}"
-    if error is not None and pool is not None:
-        for worker in getattr(pool, "_workers", list)():  # threads have none
+    if error is not None:
+        for worker in set(multiprocessing.active_children()) - before:
             worker.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
     # The decision of an Opening that could not even be made is the last one.
     decision = refused or (trace.last_decision() if pool is None else pool.decision)
     assert decision is not None
@@ -212,8 +218,12 @@ def _deadline() -> Iterator[None]:
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    last = time.monotonic() + PATIENCE + _GRACE
 
-    def stop(*_: object) -> None:
+    def stop(_: int, frame: FrameType | None) -> None:
+        if _is_starting(frame) and time.monotonic() < last:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
         raise _TimeUpError
 
     before = signal.signal(signal.SIGALRM, stop)
@@ -223,6 +233,23 @@ def _deadline() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _is_starting(frame: FrameType | None) -> bool:
+    """Tell whether a stack is in the middle of an import, or of a step of the stdlib's that starts workers.
+
+    An exception there would leave half of a module, or workers that no pool knows of. Both are short; what may take for
+    ever is the wait for a worker's word, for a result or for the pool's end.
+    """
+    while frame is not None:
+        module = frame.f_globals.get("__name__")
+        if module in ("importlib._bootstrap", "unirun.host"):
+            return True
+        of_pool = module in ("concurrent.futures.process", "concurrent.futures.thread")
+        if of_pool and frame.f_code.co_name != "shutdown":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
