@@ -220,7 +220,8 @@ def _other_methods(report: Report) -> list[str]:
     """Return the start methods that work where the one in force does not."""
     if _refusal(report.decisions["processes"], "processes") is None:
         return []
-    worked = [each.decision.start_method for each in report.tries if each.alone and each.worked]
+    alone = [each.decision for each in report.tries if each.alone and each.worked]
+    worked = [decision.start_method for decision in alone if decision.backend == "processes"]
     return [method for method in worked if method not in (None, _method(report))]
 
 

@@ -28,8 +28,8 @@ CompatMode = Literal["managed", "passthrough"]
 
 #: What a caller may ask for.
 FLAVORS: Final = ("auto", "processes", "threads", "interpreters", "none")
-#: The backends of this version. `pipes` and `interpreters` will join them.
-BACKENDS: Final = ("processes", "threads", "inline")
+#: The backends of this version. `interpreters` will join them.
+BACKENDS: Final = ("processes", "pipes", "threads", "inline")
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
 _TRUE: Final = ("1", "true", "yes", "on")
@@ -59,6 +59,12 @@ class RuntimeConfig:
             lines are appended. Environment: ``UNIRUN_TRACE``.
         isolation: ``"copy"`` (default): where a request for processes ends in threads or inline, arguments and results
             are copied by pickling, as processes would. ``"share"``: they are passed as they are.
+        on_crash: What a task that ends its worker costs in the ``pipes`` backend. ``"replace"`` (default): itself; it
+            fails with ``BrokenProcessPool``, and the worker is replaced. ``"raise"``: the pool, as in the stdlib.
+        task_timeout: Seconds that a task may run in the ``pipes`` backend; its worker is then killed and replaced, and
+            the task fails with ``TimeoutError``. Default: no limit.
+        worker_logs: Log records of the ``pipes`` backend's workers are handled in this process, by its own handlers,
+            from the lowest level on that is set here when the pool is opened. Default: workers log for themselves.
 
     Raises:
         ConfigError: A value is not one of those accepted, or two settings contradict each other.
@@ -74,9 +80,12 @@ class RuntimeConfig:
     ladder: tuple[str, ...] | None = None
     trace: str | None = None
     isolation: Literal["copy", "share"] | None = None
+    on_crash: Literal["replace", "raise"] | None = None
+    task_timeout: float | None = None
+    worker_logs: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cpu_bound", "io_bound", "force_process", "force_threads"):
+        for name in ("cpu_bound", "io_bound", "force_process", "force_threads", "worker_logs"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, bool):
                 raise ConfigError(name, value, "use True, False or None")
@@ -87,6 +96,9 @@ class RuntimeConfig:
         check_choice("start_method", self.start_method, START_METHODS)
         check_choice("downgrade", self.downgrade, ("warn", "silent", "error"))
         check_choice("isolation", self.isolation, ("copy", "share"))
+        check_choice("on_crash", self.on_crash, ("replace", "raise"))
+        if self.task_timeout is not None:
+            check_seconds("task_timeout", self.task_timeout)
         if self.ladder is not None:
             # A list is what people write; a frozen value holds a tuple.
             object.__setattr__(self, "ladder", check_ladder("ladder", self.ladder))
@@ -113,6 +125,13 @@ def check_workers(name: str, value: object) -> int:
     return value
 
 
+def check_seconds(name: str, value: object) -> None:
+    """Raise ``ConfigError`` unless ``value`` is a number of seconds above 0."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):  # type: ignore[operator]
+        raise ConfigError(name, value, "use a number of seconds above 0, or None for no limit")
+
+
 def check_ladder(name: str, value: object) -> tuple[str, ...]:
     """Return ``value`` as a tuple of backend names, or raise ``ConfigError``."""
     accepted = "use one or more of " + ", ".join(BACKENDS) + ", each once, best first"
@@ -131,6 +150,8 @@ _DEFAULTS: Final = RuntimeConfig(
     force_threads=False,
     downgrade="warn",
     isolation="copy",
+    on_crash="replace",
+    worker_logs=False,
 )
 _configured = RuntimeConfig()
 

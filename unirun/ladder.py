@@ -26,8 +26,8 @@ LADDERS: Final[dict[str, tuple[str, ...]]] = {
 #: What a ladder of the user's own may use for a flavor. Threads share memory and inline runs at the call; a request
 #: for either would get other results from processes.
 _MAY_SERVE: Final[dict[str, frozenset[str]]] = {
-    "processes": frozenset({"processes", "threads", "inline"}),
-    "interpreters": frozenset({"processes", "threads", "inline"}),
+    "processes": frozenset({"processes", "pipes", "threads", "inline"}),
+    "interpreters": frozenset({"processes", "pipes", "threads", "inline"}),
     "threads": frozenset({"threads", "inline"}),
     "none": frozenset({"inline"}),
 }
@@ -150,11 +150,11 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
             errno=None,
             message="this version of unirun has no such backend",
         )
-    if rung != "processes":
+    if rung not in ("processes", "pipes"):
         return None  # only a try can tell
-    if host.no_processes is not None:
+    if rung == "processes" and host.no_processes is not None:
         return host.no_processes
-    if host.daemonic:
+    if rung == "processes" and host.daemonic:
         return Failure(
             backend=rung,
             stage="start",

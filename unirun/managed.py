@@ -112,6 +112,14 @@ class ManagedExecutor(Executor):
 
     shutdown.__doc__ = Executor.shutdown.__doc__
 
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
+        lower: Any = self._unirun_lower
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and hasattr(lower, "interrupt"):
+            lower.interrupt()  # only a pool over pipes has workers to interrupt
+        return super().__exit__(kind, error, traceback)
+
+    __exit__.__doc__ = Executor.__exit__.__doc__
+
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
         # Before they are needed: a host that is out of descriptors cannot import them any more.
@@ -161,6 +169,9 @@ class ManagedExecutor(Executor):
 
     def _unirun_descend(self, rung: str) -> None:
         """Open a lower rung."""
+        if rung == "pipes":
+            self._unirun_descend_to_pipes()
+            return
         from unirun.backends.inline import InlinePool
         from unirun.backends.lowered import Lowered, LoweredState
         from unirun.backends.threads import open_threads
@@ -177,6 +188,20 @@ class ManagedExecutor(Executor):
         self._unirun_lower = Lowered(lower, state)
         if self._unirun_closed:  # by another thread, meanwhile
             self._unirun_lower.shutdown(wait=False)
+
+    def _unirun_descend_to_pipes(self) -> None:
+        """Open the process pool that needs no semaphore. What runs there are processes: nothing is to be imitated."""
+        from unirun.backends.pipes.pool import open_pipes
+
+        lower: Any = open_pipes(self._max_workers, *self._unirun_worker_arguments())
+        try:
+            self._unirun_opening.settle(workers=self._max_workers, short=lower.short)
+        except BaseException:  # the warning was made an error
+            lower.shutdown(wait=False)
+            raise
+        self._unirun_lower = lower
+        if self._unirun_closed:  # by another thread, meanwhile
+            lower.shutdown(wait=False)
 
     _unirun_short = None
 
@@ -197,6 +222,10 @@ class ManagedExecutor(Executor):
 
     def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         """Start the stdlib's pool by a task; return its future and whether the pool is up, or raise ``Refused``."""
+        raise NotImplementedError
+
+    def _unirun_worker_arguments(self) -> tuple[Any, ...]:
+        """Return how worker processes are started and treated, for ``open_pipes``."""
         raise NotImplementedError
 
     def _unirun_semantics(self) -> Semantics:
@@ -220,7 +249,7 @@ def starts_slowly(pool: Executor) -> bool:
     if not isinstance(pool, ManagedExecutor) or pool._unirun_proven or pool._unirun_lower is not None:
         return False
     decision = pool.decision
-    return decision.backend == "processes" and decision.start_method != "fork"
+    return decision.start_method not in (None, "fork")
 
 
 def describe_as(original: Any, kind: Any) -> None:

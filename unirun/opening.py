@@ -149,7 +149,7 @@ class Opening:
 
     def _aim(self) -> None:
         backend = self._left[0] if self._left else None
-        method = self.plan.start_method if backend == "processes" else None
+        method = self.plan.start_method if backend in ("processes", "pipes") else None
         workers = None if backend == "inline" else self.plan.workers
         self.decision = replace(self.decision, backend=backend, start_method=method, workers=workers)
         trace.remember(self.decision)

@@ -89,16 +89,19 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     if sys.version_info >= (3, 14):
 
         def terminate_workers(self) -> None:
-            if self._unirun_constructed:
-                super().terminate_workers()
-            else:
-                self.shutdown(wait=False, cancel_futures=True)
+            self._unirun_end_workers("terminate_workers")
 
         def kill_workers(self) -> None:
+            self._unirun_end_workers("kill_workers")
+
+        def _unirun_end_workers(self, how: str) -> None:
             if self._unirun_constructed:
-                super().kill_workers()
-            else:
-                self.shutdown(wait=False, cancel_futures=True)
+                getattr(super(), how)()
+                return
+            pool = self._unirun_lower
+            self.shutdown(wait=False, cancel_futures=True)
+            if hasattr(pool, how):
+                getattr(pool, how)()
 
         terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
@@ -116,9 +119,7 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         context = spec.mp_context
         if context is None and spec.start_method() is None and self._unirun_opening.config.start_method is not None:
-            import multiprocessing
-
-            context = multiprocessing.get_context(self._unirun_opening.config.start_method)
+            context = self._unirun_context()
         self._unirun_construct(workers, context, spec.initializer, spec.initargs, spec.max_tasks_per_child)
 
     def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
@@ -135,6 +136,26 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
                 raise Refused("bootstrap", AttributeError(why))
         return self._unirun_start(fn, args, kwargs)
 
+    def _unirun_context(self) -> Any:
+        import multiprocessing
+
+        return self._unirun_spec.mp_context or multiprocessing.get_context(self._unirun_opening.plan.start_method)
+
+    def _unirun_worker_arguments(self) -> tuple[Any, ...]:
+        from unirun.backends.pipes.terms import Terms
+
+        spec = self._unirun_spec
+        config = self._unirun_opening.config
+        terms = Terms(
+            max_tasks_per_child=spec.max_tasks_per_child,
+            task_timeout=config.task_timeout,
+            on_crash=config.on_crash or "replace",
+            log_level=_lowest_level() if config.worker_logs else None,
+            pickler=_by_value(),
+            by_value=self._unirun_opening.facts.main == "interactive",
+        )
+        return self._unirun_context(), spec.initializer, spec.initargs, terms
+
     def _unirun_started(self) -> int:
         return len(self._unirun_workers()) if self._unirun_short is not None else self._max_workers
 
@@ -148,6 +169,25 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
             pickled_initargs=self._unirun_opening.plan.start_method != "fork",
             broken=BrokenProcessPool,
         )
+
+
+def _lowest_level() -> int:
+    """Return the lowest level that any logger of this process is set to."""
+    import logging
+
+    loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
+    return min(
+        each.level for each in loggers if isinstance(each, logging.Logger) and (each.level or each is loggers[0])
+    )
+
+
+def _by_value() -> Any:
+    """Return the pickler for what plain pickling cannot send, if it is installed."""
+    try:
+        from cloudpickle import Pickler
+    except ImportError:
+        return None
+    return Pickler
 
 
 describe_as(_STDLIB, ProcessPoolExecutor)

@@ -86,7 +86,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         executor = self._leave()
-        executor.shutdown(wait=True)
+        executor.__exit__(kind, error, traceback)
         self._decided = executor.decision
 
     async def __aenter__(self) -> Executor:

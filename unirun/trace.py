@@ -104,7 +104,7 @@ class DecisionTrace:
                 return "runs inline, in the calling thread"
             case backend:
                 counted = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-                how = f" by {self.start_method}" if backend == "processes" else ""
+                how = f" by {self.start_method}" if self.start_method is not None else ""
                 return f"runs in {backend}{how} ({counted})"
 
     def _refusals(self) -> str:

@@ -4,6 +4,7 @@ A column is what is asked for, by whom, and which rung serves it:
 
     stdlib-processes-fork  stdlib-processes-spawn  stdlib-processes-forkserver  stdlib-threads     the control group
     compat-processes-fork  compat-processes-spawn  compat-processes-forkserver                     a drop-in, healthy
+    compat-processes-on-pipes-fork  compat-processes-on-pipes-spawn  compat-processes-on-pipes-forkserver
     compat-processes-on-threads  compat-processes-on-inline                                        the same, lowered
     compat-threads  compat-threads-on-inline
     run-processes  run-threads  run-none                                                           the explicit API
@@ -40,7 +41,7 @@ class Column:
 
     maker: Literal["stdlib", "compat", "run"]
     flavor: Literal["processes", "threads", "none"]
-    rung: Literal["processes", "threads", "inline"]
+    rung: Literal["processes", "pipes", "threads", "inline"]
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
 
     @property
@@ -54,10 +55,15 @@ class Column:
         return self.flavor not in ("none", self.rung)
 
     @property
+    def imitated(self) -> bool:
+        """Whether that rung runs tasks in this process, and so only imitates what was asked for."""
+        return self.lowered and self.rung != "pipes"
+
+    @property
     def traits(self) -> frozenset[str]:
         """What tests choose columns by."""
         traits = {self.maker, f"for-{self.flavor}", f"on-{self.rung}"}
-        if self.rung == "processes":
+        if self.rung in ("processes", "pipes"):
             traits.add(self.start_method or multiprocessing.get_context().get_start_method())
         return frozenset(traits)
 
@@ -118,6 +124,7 @@ COLUMNS: Final = (
     *(Column(maker="stdlib", flavor="processes", rung="processes", start_method=way) for way in START_METHODS),
     Column(maker="stdlib", flavor="threads", rung="threads"),
     *(Column(maker="compat", flavor="processes", rung="processes", start_method=way) for way in START_METHODS),
+    *(Column(maker="compat", flavor="processes", rung="pipes", start_method=way) for way in START_METHODS),
     Column(maker="compat", flavor="processes", rung="threads"),
     Column(maker="compat", flavor="processes", rung="inline"),
     Column(maker="compat", flavor="threads", rung="threads"),

@@ -4,6 +4,7 @@ It holds for a request for processes on every rung: a program that works where p
 where they do not.
 """
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from multiprocessing.reduction import ForkingPickler
@@ -85,7 +86,7 @@ def test_without_processes_nothing_is_copied(pool: Executor) -> None:
     assert items == [1, 2]
 
 
-@across("for-processes", "compat", without=("on-processes",))
+@across("for-processes", "compat", without=("on-processes", "on-pipes"))
 def test_copying_can_be_turned_off(make: Make) -> None:
     """``isolation="share"``: the lower rung as it is, for arguments that are too large, or cannot be pickled."""
     pool = make(config=unirun.RuntimeConfig(isolation="share"))
@@ -105,10 +106,10 @@ def test_what_cannot_be_pickled_fails_its_own_task(pool: Executor, first: bool) 
     """With the error of pickling, on the future; the pool and the tasks after it are fine."""
     if not first:
         assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
-    local = lambda: None  # noqa: E731 - a function that cannot be found by name is the point
-    assert type(pool.submit(local).exception(PATIENCE)) is pickling_error(local)
-    assert type(pool.submit(tasks.identity, local).exception(PATIENCE)) is pickling_error(local)
-    assert type(pool.submit(tasks.arguments, keyword=local).exception(PATIENCE)) is pickling_error(local)
+    lock = threading.Lock()  # not a local function: where cloudpickle is installed, that may travel
+    assert type(pool.submit(lock.acquire).exception(PATIENCE)) is pickling_error(lock)
+    assert type(pool.submit(tasks.identity, lock).exception(PATIENCE)) is pickling_error(lock)
+    assert type(pool.submit(tasks.arguments, keyword=lock).exception(PATIENCE)) is pickling_error(lock)
     assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
 
 
@@ -136,7 +137,7 @@ def test_pickling_may_fail_in_the_words_of_a_refusing_host(column: Column, pool:
 
 @across(
     "for-processes",
-    without=("on-processes",),
+    without=("on-processes", "on-pipes"),
 )
 def test_ctrl_c_while_arguments_are_pickled_leaves_submit(pool: Executor) -> None:
     """A lower rung pickles in the caller's thread, so it is the caller whom Ctrl-C meets."""

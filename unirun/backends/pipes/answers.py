@@ -1,0 +1,70 @@
+"""What the messages of a worker mean in the parent: results and exceptions for futures, words, log records."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final
+
+from unirun.backends.lowered import RemoteTraceback
+from unirun.backends.pipes import protocol
+from unirun.backends.processes import BrokenProcessPool
+
+__all__ = ["answer", "log", "resolve", "text"]
+
+#: The stdlib's pools report failed callbacks of futures here.
+LOGGER: Final = logging.getLogger("concurrent.futures")
+
+
+def answer(future: Future[Any], message: protocol.Frame) -> None:
+    """Resolve a future by the answer to its task, whatever that unpickles to."""
+    failed = message.kind == protocol.ERROR
+    try:
+        value = protocol.load(message)
+        if failed:
+            error, raised = value
+            error.__cause__ = RemoteTraceback(raised)
+    except BaseException as unloadable:
+        what = "exception" if failed else "result"
+        broken = BrokenProcessPool(f"the {what} could not be unpickled: {unloadable!r}")
+        broken.__cause__ = unloadable
+        resolve(future, error=broken)
+        return
+    if failed:
+        resolve(future, error=error)
+    else:
+        resolve(future, value)
+
+
+def resolve(future: Future[Any], value: Any = None, *, error: BaseException | None = None) -> None:
+    """Resolve a future, unless it was cancelled; run its callbacks, whatever they raise."""
+    try:
+        if not future.running() and not future.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+    except InvalidStateError:
+        pass  # by the user's own hand
+    except BaseException:  # of a callback; the manager serves the others
+        LOGGER.exception("exception calling callback for %r", future)
+
+
+def text(message: protocol.Frame) -> str:
+    """Return what a worker says, in words."""
+    try:
+        return str(protocol.load(message))
+    except Exception as error:
+        return f"(what it said cannot be read: {error!r})"
+
+
+def log(message: protocol.Frame) -> None:
+    """Handle a log record of a worker as if it had been logged here."""
+    try:
+        record = protocol.load(message)
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except Exception:
+        logging.getLogger("unirun").exception("a log record of a worker process cannot be handled")

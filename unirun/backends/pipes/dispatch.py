@@ -1,0 +1,331 @@
+"""Which worker gets which task, and when: the queue, the workers, and what is on its way to each.
+
+Whoever is to give tasks to a worker claims it first, under the lock, and then feeds it without: pickling runs code of
+the user's, which may submit. Both the manager thread and a ``submit`` that finds an idle worker do so.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, Final
+
+from unirun.backends.lowered import RemoteTraceback
+from unirun.backends.pipes import protocol
+from unirun.backends.pipes.answers import resolve
+from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.handle import Handle, Task
+from unirun.backends.pipes.pace import STUCK, Pace
+from unirun.backends.pipes.terms import Terms
+from unirun.backends.processes import BrokenProcessPool
+
+__all__ = ["Dispatch"]
+
+#: Bytes of pickled tasks to send at once, beyond the first task.
+_BYTES: Final = 1 << 16
+
+_Parts = tuple[list[bytes], list[memoryview]]
+
+
+class Dispatch:
+    """A pool's queue and its workers."""
+
+    def __init__(self, terms: Terms, bell: Bell, most: int) -> None:
+        self._terms = terms
+        self._bell = bell
+        self._most = most
+        # Guards all below, the tasks and flags of the workers included. Never held while code of the user's runs.
+        self.lock = threading.Lock()
+        self.queue: deque[Task] = deque()
+        #: Those that live, or were last known to.
+        self.workers: list[Handle] = []
+        self._idle: list[Handle] = []
+        self._pace = Pace()
+        self._unused = True  # nothing was submitted yet
+        #: No more workers will be started than there are.
+        self.short = False
+        #: Why the pool is not usable any more, or ``None``.
+        self.broken: str | None = None
+        #: Shutdown was called.
+        self.closed = False
+        #: This is a forked child's copy of the pool.
+        self.foreign = False
+
+    # For submit and shutdown, from any thread.
+
+    def submit(self, task: Task) -> None:
+        """Queue a task; give it to an idle worker, if there is one."""
+        with self.lock:
+            first, self._unused = self._unused, False
+            early = first and self.broken is not None  # by its initializer, while the pool was opened for this task
+            if not early:
+                self._check_usable()
+                self.queue.append(task)
+            worker = self._idle.pop() if self._idle else None
+            if worker is not None:
+                worker.claimed = True
+            ring = worker is None and len(self.workers) < self._most and not self.short
+        if early:
+            resolve(task.future, error=BrokenProcessPool(self.broken))
+            return
+        if worker is not None:
+            self.feed(worker, task)
+            ring = worker.writing or self._terms.task_timeout is not None
+        if ring:
+            self._bell.ring()
+
+    def _check_usable(self) -> None:
+        if self.broken is not None:
+            raise BrokenProcessPool(self.broken)
+        if self.foreign:
+            raise RuntimeError("this pool belongs to the process that made it, of which this one is a forked child")
+        if self.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def cancel(self) -> None:
+        """Cancel what has not begun."""
+        with self.lock:
+            for worker in self.workers:
+                self._requeue(worker.take_back())
+            tasks = list(self.queue)
+            self.queue.clear()
+        for task in tasks:
+            task.future.cancel()
+            task.future.set_running_or_notify_cancel()
+
+    def empty(self) -> list[Task]:
+        """Return all tasks that are not done, and forget them."""
+        with self.lock:
+            tasks = [task for worker in self.workers for task in worker.tasks.values()]
+            for worker in self.workers:
+                worker.tasks.clear()
+            tasks += self.queue
+            self.queue.clear()
+            return tasks
+
+    # Giving tasks, by who has claimed a worker.
+
+    def feed(self, worker: Handle, own: Task | None = None) -> None:
+        """Give a worker that the caller has claimed what it should have now.
+
+        Args:
+            worker: The worker.
+            own: The task that the caller submits; ``None`` in the manager thread.
+
+        Raises:
+            BaseException: Only with ``own``: Ctrl-C. Tasks of other callers are not lost by it.
+        """
+        taken: list[Task] = []
+        given: list[tuple[Task, _Parts]] = []
+        size = 0
+        sending = False
+        try:
+            with self.lock:
+                taken = self._take(worker)
+            while taken and size <= _BYTES:
+                parts = self._prepare(taken[0], own)
+                if parts is not None:
+                    given.append((taken[0], parts))
+                    size += sum(map(len, parts[0])) + sum(view.nbytes for view in parts[1])
+                del taken[0]
+            with self.lock:
+                if taken:
+                    self._requeue(taken)
+                    taken = []
+                sending = bool(given)
+                if sending:
+                    worker.give(given)
+            worker.flush()
+        except BaseException:
+            if sending:  # how much was written is not known
+                worker.kill()
+            with self.lock:
+                unsent = [] if sending else [task for task, _ in given]
+                self._requeue([task for task in (*unsent, *taken) if task is not own])
+            self._bell.ring()
+            raise
+        finally:
+            self.release(worker)
+
+    def _take(self, worker: Handle) -> list[Task]:
+        """Return tasks for a worker, taken from the queue. The lock is held."""
+        count = min(self._room(worker), math.ceil(len(self.queue) / max(1, len(self.workers))))
+        return [self.queue.popleft() for _ in range(count)]
+
+    def _room(self, worker: Handle) -> int:
+        """Return how many more tasks a worker should have on its way. The lock is held."""
+        if not worker.initialized or worker.leaving or worker.dropping or self.broken is not None:
+            return 0
+        most = 1 if self._terms.task_timeout is not None else self._pace.ahead
+        held = len(worker.tasks)
+        if held and (held > most // 2 or not worker.moving):  # or it may be in a long one
+            return 0
+        if self._terms.max_tasks_per_child is not None:
+            most = min(most, self._terms.max_tasks_per_child - worker.given + held)
+        return max(0, most - held)
+
+    def _prepare(self, task: Task, own: Task | None) -> _Parts | None:
+        """Pickle a task that goes to a worker now; ``None`` if it is cancelled, or cannot be pickled."""
+        if not task.future.set_running_or_notify_cancel():
+            return None
+        call = task.fn, task.args, task.kwargs
+        try:
+            try:
+                parts = protocol.dump(call)
+                if not (self._terms.by_value and any(b"__main__" in chunk for chunk in parts[0])):
+                    return parts
+            except Exception:
+                if self._terms.pickler is None:
+                    raise
+            return parts if self._terms.pickler is None else protocol.dump(call, self._terms.pickler)
+        except BaseException as error:
+            if own is not None and not isinstance(error, Exception):
+                raise  # it is the caller whom Ctrl-C meets
+            error.__cause__ = RemoteTraceback("".join(traceback.format_exception(error)))
+            resolve(task.future, error=error.with_traceback(None))
+            return None
+
+    def _requeue(self, tasks: list[Task]) -> None:
+        """Put tasks that have not begun back to the front of the queue. The lock is held."""
+        for task in reversed(tasks):
+            _unstart(task.future)
+            self.queue.appendleft(task)
+
+    def _settle(self, worker: Handle) -> None:
+        """Note whether a worker is idle now. The lock is held."""
+        busy = worker.tasks or worker.claimed or worker.leaving or worker.dropping or not worker.initialized
+        idle = not busy and not self._used_up(worker) and worker in self.workers
+        if not idle:
+            if worker in self._idle:
+                self._idle.remove(worker)
+        elif worker not in self._idle:
+            self._idle.append(worker)
+            if self.queue:
+                self._bell.ring()  # a submit came while the worker was claimed
+
+    def _used_up(self, worker: Handle) -> bool:
+        return self._terms.max_tasks_per_child is not None and worker.given >= self._terms.max_tasks_per_child
+
+    # For the manager thread: what became of a worker.
+
+    def came(self, worker: Handle) -> None:
+        """A worker is ready and initialized."""
+        with self.lock:
+            worker.initialized = True
+            self._settle(worker)
+
+    def answered(self, worker: Handle, serial: int, seconds: float) -> Task | None:
+        """A worker has done a task. Returns it; ``None`` if it was given up meanwhile."""
+        with self.lock:
+            task = worker.tasks.pop(serial, None)
+            worker.since = time.monotonic()
+            worker.moving = True
+            self._pace.learn(seconds)
+            self._settle(worker)
+            return task
+
+    def dropped(self, worker: Handle) -> None:
+        """A worker has dropped a task that was taken back from it."""
+        with self.lock:
+            worker.dropping -= 1
+            self._settle(worker)
+
+    def left(self, worker: Handle) -> list[Task]:
+        """A worker is dead and buried. Returns what it was running, one task at most."""
+        with self.lock:
+            self._requeue(worker.unbegun)
+            running = list(worker.tasks.values())
+            worker.tasks.clear()
+            return running
+
+    def leaves(self, worker: Handle) -> None:
+        """A worker is dying; it gets nothing any more."""
+        with self.lock:
+            self.workers.remove(worker)
+            self._settle(worker)
+
+    def claim_writer(self, worker: Handle) -> bool:
+        """Claim a worker in order to go on writing to it, unless somebody is at it."""
+        with self.lock:
+            free = not worker.claimed
+            worker.claimed = True
+            return free
+
+    def release(self, worker: Handle) -> None:
+        """Undo a claim."""
+        with self.lock:
+            worker.claimed = False
+            self._settle(worker)
+            # What the manager left alone because of the claim: the end of the worker, or of the pool.
+            ring = self.closed or self._bell.abandoned or self._used_up(worker)
+        if ring:
+            self._bell.ring()
+
+    # For the manager thread: what to do next.
+
+    def feed_all(self) -> None:
+        """Give tasks to the workers that should have more; take back what waits behind a long one, for idle ones."""
+        with self.lock:
+            if self._spare():
+                now = time.monotonic()
+                for worker in self.workers:
+                    stuck = now - worker.since
+                    if self._holds_back(worker) and (stuck >= STUCK or self._pace.worth_taking_back):
+                        self._requeue(worker.take_back())
+                        self._pace.at_least(stuck)
+            hungry = [worker for worker in self.workers if not worker.claimed and self._room(worker)]
+            if not self.queue:
+                return
+            for worker in hungry:
+                worker.claimed = True
+                self._settle(worker)
+        for worker in hungry:
+            self.feed(worker)
+
+    def end_used_up(self) -> None:
+        """End the workers that have done ``max_tasks_per_child`` tasks."""
+        if self._terms.max_tasks_per_child is None:
+            return
+        with self.lock:
+            for worker in self.workers:
+                if self._used_up(worker) and not worker.tasks and not worker.claimed:
+                    worker.end()
+
+    def next_check(self) -> float | None:
+        """Return when to look again for tasks that wait behind a long one, of ``time.monotonic``."""
+        with self.lock:
+            if not self._spare():
+                return None
+            return min((worker.since + STUCK for worker in self.workers if self._holds_back(worker)), default=None)
+
+    def missing(self) -> int:
+        """Return how many workers should be started for what is queued."""
+        with self.lock:
+            staying = [worker for worker in self.workers if not worker.leaving]
+            coming = sum(not worker.initialized for worker in staying)
+            if self.broken is not None or (self.short and staying):
+                return 0
+            return max(0, min(self._most - len(staying), len(self.queue) - coming))
+
+    def busy(self) -> list[Handle]:
+        """Return the workers that have tasks, or are just being given some."""
+        with self.lock:
+            return [worker for worker in self.workers if worker.tasks or worker.claimed]
+
+    def _spare(self) -> bool:
+        """Tell whether there is a worker for tasks that another one holds. The lock is held."""
+        return not self.queue and bool(self._idle)
+
+    def _holds_back(self, worker: Handle) -> bool:
+        return len(worker.tasks) > 1 and not (worker.dropping or worker.claimed)
+
+
+def _unstart(future: Future[Any]) -> None:
+    """Make a future pending again: its task was on its way to a worker, and is not any more."""
+    with future._condition:  # a pool may; `Future` has no word for it
+        if future._state == "RUNNING":
+            future._state = "PENDING"

@@ -1,0 +1,66 @@
+"""The end of the process, and of its forked children: pools end with the one, and are not shared with the others."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+from unirun.backends.pipes import forks
+
+__all__ = ["add", "discard"]
+
+
+class Ends(Protocol):
+    """A pool that has to end."""
+
+    def shutdown(self) -> None: ...
+    def interrupt(self) -> None: ...
+    def join(self) -> None: ...
+    def disown(self) -> None: ...
+
+
+# Changed by single calls of the set's methods, which are atomic.
+_live: set[Ends] = set()
+_inherited: list[Ends] = []  # kept in a child: collecting them would close what it may have opened under their numbers
+_finisher: Any = None
+
+
+def add(pool: Ends) -> None:
+    """See to it that at the exit a pool ends after what was submitted to it.
+
+    By a finalizer of multiprocessing's: it runs at the exit of worker processes too, where `atexit` is not asked, and
+    before multiprocessing waits for its children, which would wait for us.
+    """
+    from multiprocessing.util import Finalize
+
+    global _finisher
+    _live.add(pool)
+    if _finisher is None:
+        _finisher = Finalize(None, _finish, exitpriority=100)
+        forks.on_fork(_start_anew)
+
+
+def discard(pool: Ends) -> None:
+    """Forget a pool that has ended."""
+    _live.discard(pool)
+
+
+def _finish() -> None:
+    interrupted = issubclass(getattr(sys, "last_type", None) or type(None), KeyboardInterrupt)
+    pools = list(_live)
+    for pool in pools:
+        if interrupted:
+            pool.interrupt()
+        else:
+            pool.shutdown()
+    for pool in pools:
+        pool.join()
+
+
+def _start_anew() -> None:
+    global _finisher
+    for pool in _live:
+        pool.disown()
+    _inherited.extend(_live)
+    _live.clear()
+    _finisher = None

@@ -1,0 +1,71 @@
+"""What a fork must not hand on: ends of pipes whose closing tells somebody that a process is gone.
+
+A worker of the pipes backend ends when its parent's end of the pipe closes, and the parent knows that a worker is dead
+when the worker's end does. A copy of an end in another child, a sibling or a child of the user's own, would keep it
+open. So every process that forks, by whatever code, closes in the child what is listed here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["close_in_children", "forget", "on_fork", "starting"]
+
+# Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
+# thread.
+_listed: set[Any] = set()
+_callbacks: list[Callable[[], None]] = []
+_starting = threading.Lock()  # held while a worker is being started: its own ends are then not to be closed in it
+_starter: tuple[int, tuple[Any, ...]] | None = None  # the thread that starts one, and the ends that the worker keeps
+
+
+def close_in_children(*ends: Any) -> None:
+    """List connections, or anything with a ``close``."""
+    _listed.update(ends)
+
+
+def forget(*ends: Any) -> None:
+    """Take connections from the list, before they are closed here."""
+    _listed.difference_update(ends)
+
+
+def on_fork(callback: Callable[[], None]) -> None:
+    """Call ``callback`` in each child that is forked from now on, after the ends were closed."""
+    _callbacks.append(callback)
+
+
+@contextmanager
+def starting(*kept: Any) -> Iterator[None]:
+    """Start a worker in the ``with`` block; if it is by fork, it keeps those ends, and no other child does."""
+    global _starter
+    with _starting:
+        close_in_children(*kept)
+        _starter = threading.get_ident(), kept
+        try:
+            yield
+        finally:
+            _starter = None
+            forget(*kept)
+
+
+def _in_child() -> None:
+    global _starting, _starter
+    kept = _starter[1] if _starter is not None and _starter[0] == threading.get_ident() else ()
+    for end in _listed.difference(kept):
+        try:
+            end.close()
+        except OSError:
+            pass  # another thread of the parent's was closing it at that moment
+    _listed.clear()
+    _starting, _starter = threading.Lock(), None
+    for callback in _callbacks:
+        callback()
+    _callbacks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,285 @@
+"""One worker process of the pipes backend as its parent sees it: its pipe, its tokens, and the tasks that it holds.
+
+Guarantees:
+    The parent never blocks on a pipe. What does not fit into it waits here until the worker reads, while the parent
+    goes on reading: two sides that both write first is how pools over pipes hang.
+    Of each task it is known whether the worker may have begun it: one that has a token in the pipe was not begun.
+
+Not safe for threads by itself: the pool says who may call what.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Final
+
+from unirun.backends.pipes import forks, protocol
+from unirun.backends.pipes.worker import Orders, work
+from unirun.backends.repairs import close_leaked_pipes, kill
+
+__all__ = ["Handle", "Task"]
+
+#: Pieces written in one system call. Linux takes 1024 (IOV_MAX), POSIX promises 16.
+_PIECES: Final = 16
+#: Bytes kept of what a worker last wrote to standard error.
+_TAIL: Final = 2048
+#: Seconds that a worker whose pipe is closed has for ending by itself. It has only to leave.
+_PATIENCE: Final = 1.0
+
+
+class Task:
+    """A call that was submitted, and its future."""
+
+    __slots__ = ("args", "fn", "future", "kwargs")
+
+    def __init__(self, future: Future[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.future = future
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+
+
+class Handle:
+    """A worker process that was started.
+
+    Args:
+        context: The ``multiprocessing`` context to start it by.
+        orders: What the worker has to know.
+
+    Raises:
+        OSError: There is no descriptor left for its pipes, or no process can be started.
+        Exception: What pickling the initializer raises, for a start method other than fork.
+    """
+
+    def __init__(self, context: Any, orders: Orders) -> None:
+        #: The tasks that it was given and has not answered, by serial, in the order given.
+        self.tasks: dict[int, Task] = {}
+        #: How many tasks it was given ever.
+        self.given = 0
+        #: How many tasks were taken back of which it does not know yet. It must get none before it does: it would run
+        #: one that was taken back with the token of the new one.
+        self.dropping = 0
+        #: When it last began something, as far as the parent can tell; of ``time.monotonic``.
+        self.since = time.monotonic()
+        #: It has answered since it was last given something: what is behind that does not wait for a long task.
+        self.moving = False
+        self.ready = self.initialized = False
+        #: Somebody is giving it tasks just now.
+        self.claimed = False
+        #: It was told to end, and gets no more tasks.
+        self.leaving = False
+        #: It was killed because its task ran too long.
+        self.timed_out = False
+        #: After its death: the tasks that it had not begun.
+        self.unbegun: list[Task] = []
+        #: What it last wrote to standard error.
+        self.tail = ""
+        self._out: deque[memoryview] = deque()
+        self._serial = 0
+        self._reader = protocol.Reader()
+        self._pipe, theirs = context.Pipe(duplex=True)
+        try:
+            self._tokens, self._grants = context.Pipe(duplex=False)
+        except BaseException:
+            self._pipe.close()
+            theirs.close()
+            raise
+        forks.close_in_children(self._pipe, self._grants)
+        try:
+            os.set_blocking(self._pipe.fileno(), False)
+            os.set_blocking(self._tokens.fileno(), False)
+            os.set_blocking(self._grants.fileno(), False)
+            self.process: Any = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
+            with forks.starting(theirs, self._tokens), _allowed_to_have_children(), _uninterrupted():
+                self.process.start()
+        except BaseException as error:
+            close_leaked_pipes(error)
+            self.close()
+            raise
+        finally:
+            theirs.close()
+        forks.close_in_children(self._tokens)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to poll."""
+        return int(self._pipe.fileno())
+
+    @property
+    def writing(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._out)
+
+    def give(self, tasks: list[tuple[Task, tuple[list[bytes], list[memoryview]]]]) -> None:
+        """Put tasks, and what ``dump`` made of them, on their way; ``flush`` sends them."""
+        pieces: list[bytes | memoryview] = []
+        small: list[bytes] = []
+        for task, parts in tasks:
+            self._serial += 1
+            self.tasks[self._serial] = task
+            self.given += 1
+            framed = protocol.frame(protocol.TASK, self._serial, parts)
+            if len(framed) == 1:
+                small += framed  # type: ignore[arg-type]
+            else:
+                pieces += [b"".join(small), *framed]
+                small = []
+        pieces.append(b"".join(small))
+        self.since = time.monotonic()
+        self.moving = False
+        os.write(self._grants.fileno(), b"t" * len(tasks))  # so few fit into any pipe
+        self._out.extend(memoryview(piece) for piece in pieces if len(piece))
+
+    def take_back(self) -> list[Task]:
+        """Return the tasks that it has not begun; it will not begin them any more."""
+        count = len(self._take_tokens())
+        serials = list(self.tasks)[len(self.tasks) - count :]
+        self.dropping += count
+        return [self.tasks.pop(serial) for serial in serials]
+
+    def _take_tokens(self) -> bytes:
+        try:
+            return os.read(self._tokens.fileno(), max(1, len(self.tasks)))
+        except BlockingIOError:
+            return b""
+
+    def flush(self) -> None:
+        """Write what the pipe takes now."""
+        out = self._out
+        while out:
+            try:
+                written = os.writev(self.fd, [out[i] for i in range(min(len(out), _PIECES))])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                out.clear()  # it is dead, which reading will tell
+                return
+            while written:
+                first = out[0]
+                if written < first.nbytes:
+                    out[0] = first[written:]
+                    break
+                written -= first.nbytes
+                out.popleft()
+
+    def end(self) -> None:
+        """Let it end when it has done what it was given."""
+        if not self.leaving:
+            self.leaving = True
+            self._out.append(memoryview(protocol.frame(protocol.END)[0]))
+            self.flush()
+
+    def receive(self) -> Iterator[protocol.Frame]:
+        """Iterate over the messages that have arrived.
+
+        Raises:
+            EOFError: There will be no more: its end of the pipe is closed.
+            ProtocolError: What arrived is no message.
+        """
+        for _ in range(16):  # then another worker has its turn
+            room = self._reader.room()
+            try:
+                count = os.readv(self.fd, [room])
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                raise EOFError from None
+            if not count:
+                raise EOFError
+            full = count == len(room)
+            del room
+            yield from self._reader.got(count)
+            if not full:
+                return
+
+    def heard(self, text: str) -> None:
+        """Keep the end of what it writes to standard error."""
+        self.tail = (self.tail + text)[-_TAIL:]
+
+    def kill(self) -> None:
+        """Kill it. Its end of the pipe closes."""
+        kill(self.process)
+
+    def interrupt(self) -> None:
+        """Send it SIGINT, as Ctrl-C in a terminal would."""
+        try:
+            if self.process.is_alive():
+                os.kill(self.process.pid, signal.SIGINT)
+        except ValueError:
+            pass  # the manager has buried it
+
+    def bury(self) -> None:
+        """Wait for its end and close what it leaves.
+
+        What it had not begun goes from ``tasks`` to ``unbegun``; there remains what it was running, one task at most.
+        """
+        self.process.join(None if self.leaving else _PATIENCE)
+        if self.process.exitcode is None:  # it lives, and has only closed its pipe
+            self.kill()
+            self.process.join()
+        self.unbegun = self.take_back()
+        self.close()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by a signal or with an error, once it has."""
+        return bool(self.process.exitcode)
+
+    def close(self) -> None:
+        """Close this side's ends."""
+        for end in (self._pipe, self._tokens, self._grants):
+            forks.forget(end)
+            end.close()
+
+    def __str__(self) -> str:
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            try:
+                how = f"was killed by {signal.Signals(-code).name}"
+            except ValueError:
+                how = f"was killed by signal {-code}"
+        else:
+            how = f"ended with exit code {code}"
+        return f"the worker process {self.process.pid} {how}"
+
+
+# Guards the flag that says whether this process may have children, while it is changed.
+_daemonic = threading.Lock()
+
+
+@contextmanager
+def _allowed_to_have_children() -> Iterator[None]:
+    """Start a process from a daemonic one, such as a worker of `multiprocessing.Pool`.
+
+    multiprocessing forbids it because it kills daemonic processes without a word, and their children would be left
+    behind. Ours end when their parent does, however it ends.
+    """
+    from multiprocessing import process
+
+    settings = process.current_process()._config  # type: ignore[attr-defined]
+    if not settings.get("daemon"):
+        yield
+        return
+    with _daemonic:
+        settings["daemon"] = False
+        try:
+            yield
+        finally:
+            settings["daemon"] = True
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C from a worker until it can take it, which is when it unblocks SIGINT: it would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,330 @@
+"""The manager of a pool over pipes: the thread that hears the workers, has tasks given to them and replaces the dead.
+
+Threads and processes: the manager thread is a daemon that ends after the last task, once the pool is shut down or
+forgotten; the exit of the interpreter shuts it down and waits for it. It ends every worker before it ends itself.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+import weakref
+from typing import Any, Final
+
+from unirun.backends.pipes import answers, exits, protocol
+from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.dispatch import Dispatch
+from unirun.backends.pipes.handle import Handle, Task
+from unirun.backends.pipes.terms import Terms
+from unirun.backends.pipes.worker import Orders
+from unirun.backends.processes import BrokenProcessPool
+from unirun.refusal import Failure, Refused, failure, is_refusal
+
+__all__ = ["Manager"]
+
+#: Workers that end before they are ready, one after the other, until the pool is given up.
+_FAILED_STARTS: Final = 3
+#: Seconds that a task has for ending by the KeyboardInterrupt of a Ctrl-C.
+_GRACE: Final = 0.5
+
+
+class Manager:
+    """A pool's workers and the thread that serves them.
+
+    Args:
+        workers: How many workers at most.
+        context: The ``multiprocessing`` context to start them by.
+        orders: What each worker is told.
+        terms: How tasks and workers are treated.
+        bell: Wakes the thread.
+    """
+
+    def __init__(self, workers: int, context: Any, orders: Orders, terms: Terms, bell: Bell) -> None:
+        #: Why fewer workers than asked for could be started, or None.
+        self.short: Failure | None = None
+        #: The executor. When nobody holds it any more the workers end, after what was submitted. Kept here, where it
+        #: outlives the executor, or it would not call. It may do so in any thread, also in one that holds a lock of
+        #: the pool's: it only rings.
+        self.serves: weakref.ref[object] | None = None
+        self._most = workers
+        self._context = context
+        self._orders = orders
+        self._terms = terms
+        self._bell = bell
+        self._dispatch = Dispatch(terms, bell, workers)
+        # Set by any thread, read by the manager's; each by one assignment.
+        self._final = False  # tasks that run are waited for, and no worker is started for others
+        self._kill_at: float | None = None
+        # Only the manager thread's, or before it starts the opening one's:
+        self._failed_starts = 0
+        self._poll: Any = select.poll()
+        self._watched: dict[int, tuple[Handle, int]] = {}
+        self._thread: threading.Thread | None = None
+
+    # In the thread that opens the pool.
+
+    def start(self) -> None:
+        """Start workers, wait until one is ready, then start the thread.
+
+        Raises:
+            Refused: No worker could be started, or all ended before they were ready.
+            RuntimeError: No thread can be started.
+        """
+        from multiprocessing import connection
+
+        workers = self._dispatch.workers
+        # All at once where they are forked: later there is a thread, and who forks with threads is warned.
+        self._hire(self._most if self._context.get_start_method() == "fork" else 1)
+        while not any(worker.ready for worker in workers):
+            if not workers:
+                raise Refused("bootstrap", _died_early())
+            # Under gevent this lets its other greenlets run, which a plain poll does not.
+            connection.wait([worker.fd for worker in workers])
+            for worker in list(workers):
+                self._hear(worker)
+        self._thread = threading.Thread(target=self._run, name="unirun-pipes", daemon=True)
+        exits.add(self)
+        try:
+            self._thread.start()
+        except BaseException:
+            exits.discard(self)
+            raise
+
+    def give_up(self) -> None:
+        """End what was started; nothing was submitted."""
+        for worker in self._dispatch.workers:
+            worker.kill()
+            worker.bury()
+        self._dispatch.workers.clear()
+        self._bell.silence()
+
+    def _hire(self, count: int) -> None:
+        """Start some workers; fewer are as good, unless there is none."""
+        for _ in range(count):
+            try:
+                worker = Handle(self._context, self._orders)
+            except Exception as error:
+                if not is_refusal("start", error):
+                    raise
+                if not self._dispatch.workers:
+                    raise Refused("start", error) from None
+                self.short = failure("pipes", "start", error)
+                self._dispatch.short = True
+                return
+            with self._dispatch.lock:
+                self._dispatch.workers.append(worker)
+
+    # From any thread.
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        self._dispatch.submit(task)
+
+    def shutdown(self, *, cancel: bool = False, final: bool = False) -> None:
+        """Take no more tasks; end when those submitted are done.
+
+        Args:
+            cancel: Cancel those that have not begun.
+            final: Start no workers for the others any more.
+        """
+        self._final = self._final or final
+        with self._dispatch.lock:
+            self._dispatch.closed = True
+        if cancel:
+            self._dispatch.cancel()
+        self._bell.ring()
+
+    def interrupt(self) -> None:
+        """Shut down after a Ctrl-C."""
+        self._kill_at = time.monotonic() + _GRACE
+        busy = self._dispatch.busy()
+        self.shutdown(cancel=True, final=True)
+        for worker in busy:
+            worker.interrupt()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, and so of all workers."""
+        if self._thread not in (None, threading.current_thread()) and not self._dispatch.foreign:
+            self._thread.join()
+
+    def processes(self) -> dict[int, Any]:
+        """Return the processes of the workers by their ids."""
+        with self._dispatch.lock:
+            return {worker.process.pid: worker.process for worker in self._dispatch.workers}
+
+    def disown(self) -> None:
+        """In a forked child: the workers are the parent's."""
+        self._dispatch.lock = threading.Lock()
+        self._dispatch.foreign = True
+
+    # The manager thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._finished():
+                self._turn()
+                self._dispatch.feed_all()
+                self._dispatch.end_used_up()
+                if not self._final and self._dispatch.missing():
+                    self._replace()
+            self._end()
+        except BaseException as error:
+            self._break(f"the manager of the pool failed: {error!r}")  # nobody else would end what waits
+            raise
+        finally:
+            exits.discard(self)
+            self._bell.silence()
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and see to it."""
+        self._watch()
+        for fd, event in self._poll.poll(self._patience()):
+            if fd == self._bell.fd:
+                self._bell.hear()
+                continue
+            worker = self._watched[fd][0]
+            if event & select.POLLOUT and self._dispatch.claim_writer(worker):
+                worker.flush()
+                self._dispatch.release(worker)
+            if event & ~select.POLLOUT:
+                self._hear(worker)
+        self._check_time()
+
+    def _watch(self) -> None:
+        """Tell the poll object which workers there are and what to wait for."""
+        if not self._watched:
+            self._poll.register(self._bell.fd, select.POLLIN)
+        wanted = {
+            worker.fd: (worker, select.POLLIN | (select.POLLOUT if worker.writing else 0))
+            for worker in self._dispatch.workers
+        }
+        if wanted != self._watched:
+            for fd in self._watched.keys() - wanted.keys():
+                self._poll.unregister(fd)
+            for fd, (_, mask) in wanted.items():
+                self._poll.register(fd, mask)
+            self._watched = wanted
+
+    def _patience(self) -> float | None:
+        """Return how many milliseconds to wait for an event, ``None`` for ever."""
+        due = [each for each in (self._kill_at, self._dispatch.next_check()) if each is not None]
+        if self._terms.task_timeout is not None:
+            due += [worker.since + self._terms.task_timeout for worker in self._dispatch.workers if worker.tasks]
+        return max(0.0, (min(due) - time.monotonic()) * 1000 + 0.5) if due else None
+
+    def _check_time(self) -> None:
+        """Kill the workers whose time is up."""
+        now, limit = time.monotonic(), self._terms.task_timeout
+        for worker in list(self._dispatch.workers):
+            if limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out:
+                worker.timed_out = True
+                worker.kill()
+            if self._kill_at is not None and now >= self._kill_at:
+                worker.kill()
+
+    def _hear(self, worker: Handle) -> None:
+        try:
+            for message in worker.receive():
+                self._act(worker, message)
+        except EOFError:
+            self._lose(worker)
+        except (protocol.ProtocolError, MemoryError) as error:
+            worker.heard(f"what it sent is no message: {error}")
+            worker.kill()
+            self._lose(worker)
+
+    def _act(self, worker: Handle, message: protocol.Frame) -> None:
+        kind = message.kind
+        if kind in (protocol.RESULT, protocol.ERROR):
+            task = self._dispatch.answered(worker, message.serial, message.seconds)
+            if task is not None:
+                answers.answer(task.future, message)
+        elif kind == protocol.DROPPED:
+            self._dispatch.dropped(worker)
+        elif kind == protocol.READY:
+            worker.ready = True
+        elif kind == protocol.INITIALIZED:
+            self._failed_starts = 0
+            self._dispatch.came(worker)
+        elif kind == protocol.UNINITIALIZED:
+            self._break(f"the initializer failed ({answers.text(message)}), the pool is not usable anymore")
+        elif kind in (protocol.STDERR, protocol.FOREIGN):
+            worker.heard(answers.text(message))
+        elif kind == protocol.LOG:
+            answers.log(message)
+        else:
+            raise protocol.ProtocolError(f"no message from a worker has the kind {kind}")
+
+    def _replace(self) -> None:
+        """Start one more worker; the pool is broken if there is none and none can be started."""
+        try:
+            self._hire(1)
+        except Refused as refused:
+            self._break(f"no worker is left and none can be started: {refused.error!r}")
+        except Exception as error:  # the initializer cannot be pickled any more
+            self._break(f"no worker can be started: {error!r}")
+
+    def _lose(self, worker: Handle) -> None:
+        """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
+        initialized = worker.initialized
+        worker.initialized = False
+        self._dispatch.leaves(worker)
+        worker.bury()
+        running = self._dispatch.left(worker)
+        tail = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
+        error: Exception = BrokenProcessPool(f"{worker}{tail}")
+        if worker.timed_out:
+            limit = self._terms.task_timeout
+            error = TimeoutError(f"the task ran longer than task_timeout={limit} seconds, and its worker was killed")
+        elif not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _FAILED_STARTS and not self._dispatch.workers and self._thread is not None:
+                self._break(f"workers end before they are ready: {worker}{tail}")
+        elif not initialized:
+            self._break(f"the initializer ended its worker: {worker}{tail}")
+        elif self._terms.on_crash == "raise" and not self._final and (running or worker.failed):
+            self._break(f"{worker}{tail}")
+        for task in running:
+            answers.resolve(task.future, error=error)
+        worker.process.close()  # which may still have a sentinel open
+
+    def _break(self, why: str) -> None:
+        """Fail everything: the pool is not usable any more."""
+        with self._dispatch.lock:
+            if self._dispatch.broken is not None:
+                return
+            self._dispatch.broken = why
+        tasks = self._dispatch.empty()
+        for worker in list(self._dispatch.workers):
+            worker.kill()
+        for task in tasks:
+            answers.resolve(task.future, error=BrokenProcessPool(why))
+
+    def _finished(self) -> bool:
+        if self._dispatch.broken is not None:
+            return True
+        if not (self._dispatch.closed or self._bell.abandoned) or self._dispatch.busy():
+            return False
+        with self._dispatch.lock:
+            if self._dispatch.queue and not (self._final and not self._dispatch.workers):
+                return False
+            self._dispatch.closed = True
+            return True
+
+    def _end(self) -> None:
+        """End the workers, and wait for them."""
+        self._final = True
+        for task in self._dispatch.empty():
+            answers.resolve(task.future, error=BrokenProcessPool("the pool was ended before the task could begin"))
+        for worker in list(self._dispatch.workers):
+            worker.end()
+        while self._dispatch.workers:
+            self._turn()
+
+
+def _died_early() -> BaseException:
+    return BrokenProcessPool(
+        "every worker ended before it was ready; what it wrote to standard error says why "
+        "(usually its main module cannot be imported, or has no `if __name__ == '__main__':` guard)"
+    )

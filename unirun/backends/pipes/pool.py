@@ -1,0 +1,105 @@
+"""The executor of the pipes backend, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from unirun.backends.chunks import ChunkingExecutor
+from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.handle import Task
+from unirun.backends.pipes.manager import Manager
+from unirun.backends.pipes.terms import Terms
+from unirun.backends.pipes.worker import Orders, User
+from unirun.refusal import Failure, Refused, is_refusal
+
+__all__ = ["PipePool", "open_pipes"]
+
+
+class PipePool(ChunkingExecutor):
+    """A process pool that has started. ``open_pipes`` makes it."""
+
+    def __init__(self, manager: Manager, bell: Bell) -> None:
+        self._manager = manager
+        manager.serves = weakref.ref(self, bell.abandon)
+
+    @property
+    def short(self) -> Failure | None:
+        """Why fewer workers than asked for could be started, or ``None``."""
+        return self._manager.short
+
+    @property
+    def processes(self) -> dict[int, Any]:
+        """The worker processes that live, by their ids."""
+        return self._manager.processes()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._manager.submit(Task(future, fn, args, kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._manager.shutdown(cancel=cancel_futures)
+        if wait:
+            self._manager.join()
+
+    def terminate_workers(self) -> None:
+        """Shut down and terminate the workers: what they run fails, what they have not begun is cancelled."""
+        self._end_workers("terminate")
+
+    def kill_workers(self) -> None:
+        """Shut down and kill the workers: what they run fails, what they have not begun is cancelled."""
+        self._end_workers("kill")
+
+    def interrupt(self) -> None:
+        """Shut down after a Ctrl-C: cancel what waits, interrupt what runs, and kill what does not end then."""
+        self._manager.interrupt()
+
+    def _end_workers(self, how: str) -> None:
+        processes = self.processes
+        self._manager.shutdown(cancel=True, final=True)
+        for process in processes.values():
+            try:
+                getattr(process, how)()
+            except ValueError:
+                pass  # it has ended, and the manager has closed it
+
+
+def open_pipes(
+    workers: int,
+    context: Any,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    terms: Terms | None = None,
+) -> PipePool:
+    """Return a pool of which one worker is ready.
+
+    Args:
+        workers: How many workers at most.
+        context: The ``multiprocessing`` context to start them by.
+        initializer: Called in each worker before its first task.
+        initargs: Its arguments.
+        terms: How tasks and workers are treated.
+
+    Raises:
+        Refused: No worker can be started, or all that were ended before they were ready. Nothing of them is left.
+    """
+    if not hasattr(os, "readv"):  # Windows, whose semaphores nothing refuses
+        raise Refused("import", ImportError("this platform has no pipes that can be written without blocking"))
+    terms = terms or Terms()
+    try:
+        bell = Bell()
+    except (ImportError, OSError) as error:
+        raise Refused("import" if isinstance(error, ImportError) else "construct", error) from None
+    manager = Manager(workers, context, Orders(terms.log_level, User(initializer, initargs)), terms, bell)
+    try:
+        manager.start()
+    except BaseException as error:
+        manager.give_up()
+        if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal("start", error):
+            raise Refused("start", error) from None
+        raise
+    return PipePool(manager, bell)

@@ -1,0 +1,274 @@
+"""What parent and worker of the pipes backend say to each other, as bytes: framing and pickling, and nothing else.
+
+A frame is a header, the lengths of its buffers, the pickled data and the buffers:
+
+    ┌───────┬──────┬─────────┬────────┬─────────┬────────┬───────────┬──────┬─────────┐
+    │ magic │ kind │ buffers │ serial │ seconds │ length │ lengths … │ data │ buffers │
+    └───────┴──────┴─────────┴────────┴─────────┴────────┴───────────┴──────┴─────────┘
+
+Guarantees:
+    A ``Reader`` yields exactly the frames that were written, however the bytes were cut on their way.
+    Large buffers (pickle protocol 5, PEP 574) and large ``bytes`` are sent from where they lie and received where they
+    stay; no frame is ever put together in one piece.
+
+Does not promise:
+    Anything about who may write: what is read from a pipe is unpickled, as ``multiprocessing`` does.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import struct
+from collections import ChainMap
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "DROPPED",
+    "END",
+    "ERROR",
+    "FOREIGN",
+    "INITIALIZED",
+    "LOG",
+    "READY",
+    "RESULT",
+    "STDERR",
+    "TASK",
+    "UNINITIALIZED",
+    "Frame",
+    "ProtocolError",
+    "Reader",
+    "dump",
+    "frame",
+    "load",
+]
+
+# From the parent:
+TASK: Final = ord("T")  # data: (function, arguments, keyword arguments)
+END: Final = ord("Z")  # finish; nothing follows
+# From the worker:
+READY: Final = ord("r")  # this worker runs; nothing of the user's was called yet
+INITIALIZED: Final = ord("i")  # it is ready, and the initializer is done
+UNINITIALIZED: Final = ord("u")  # the initializer raised; the worker ends
+RESULT: Final = ord("v")  # data: what the task returned
+ERROR: Final = ord("e")  # data: (exception, its traceback as text)
+DROPPED: Final = ord("d")  # the task was taken back before it began
+STDERR: Final = ord("s")  # data: text that the worker wrote to standard error, already written there
+LOG: Final = ord("l")  # data: a log record
+FOREIGN: Final = ord("f")  # data: what was wrong with a message of the parent's; the worker ends
+
+_KINDS: Final = frozenset({TASK, END, READY, INITIALIZED, UNINITIALIZED, RESULT, ERROR, DROPPED, STDERR, LOG, FOREIGN})
+_MAGIC: Final = 0xD15C
+_HEADER: Final = struct.Struct("<HHIQdQ")
+#: Buffers from this size on travel beside the pickle. Below it the copy is cheaper than a memory area of its own.
+_OUT_OF_BAND: Final = 1 << 16
+#: As many in one frame; the list of their lengths has to fit into a reader's room.
+_MOST_BUFFERS: Final = 1024
+#: What a reader asks for at once.
+_ROOM: Final = 1 << 17
+
+
+class ProtocolError(Exception):
+    """The bytes received are no message: the other side is no worker of ours, or something wrote into its pipe."""
+
+
+class Frame(NamedTuple):
+    """One message.
+
+    Attributes:
+        kind: One of the kinds of this module.
+        serial: The task that it is about.
+        seconds: How long that task took, in a result.
+        data: The pickled data; valid until the reader is asked for room again.
+        buffers: The buffers that the pickle refers to. They belong to the receiver.
+    """
+
+    kind: int
+    serial: int
+    seconds: float
+    data: memoryview | bytearray
+    buffers: tuple[bytearray, ...]
+
+
+class _Chunks(list[bytes]):
+    """The file that a pickler writes to: large ``bytes`` come in one piece and are kept as they are."""
+
+    def write(self, chunk: Any) -> None:
+        # Views into the pickler's or a string's own memory are valid only now.
+        self.append(chunk if type(chunk) is bytes else bytes(chunk))
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles as ``multiprocessing`` does, with the reducers registered there."""
+
+
+def _dispatch_table() -> Any:
+    try:
+        from multiprocessing.reduction import ForkingPickler
+    except ImportError:  # no multiprocessing on this Python; then there is no worker either
+        return copyreg.dispatch_table
+    return ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table)  # type: ignore[attr-defined]
+
+
+_Pickler.dispatch_table = _dispatch_table()
+
+
+def dump(value: object, pickler: type[pickle.Pickler] = _Pickler) -> tuple[list[bytes], list[memoryview]]:
+    """Pickle ``value``.
+
+    Args:
+        value: What to send.
+        pickler: A class with the arguments of ``pickle.Pickler``.
+
+    Returns:
+        The pickle in pieces, and the buffers beside it. These are views: what they show may still change.
+
+    Raises:
+        Exception: What pickling raises.
+    """
+    chunks = _Chunks()
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """Return whether a buffer goes into the pickle."""
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if view.nbytes < _OUT_OF_BAND or len(buffers) == _MOST_BUFFERS:
+            return True
+        buffers.append(view)
+        return False
+
+    pickler(chunks, 5, buffer_callback=keep).dump(value)
+    return chunks, buffers
+
+
+def load(message: Frame) -> Any:
+    """Unpickle what a frame carries.
+
+    Raises:
+        Exception: What unpickling raises.
+    """
+    return pickle.loads(message.data, buffers=message.buffers)
+
+
+def frame(
+    kind: int,
+    serial: int = 0,
+    parts: tuple[list[bytes], list[memoryview]] = ([], []),
+    *,
+    seconds: float = 0.0,
+) -> list[bytes | memoryview]:
+    """Return the bytes of a frame, in pieces to be written one after the other.
+
+    Args:
+        kind: One of the kinds of this module.
+        serial: The task that it is about.
+        parts: What ``dump`` returned.
+        seconds: How long that task took.
+    """
+    chunks, buffers = parts
+    length = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
+    header = _HEADER.pack(_MAGIC, kind, len(buffers), serial, seconds, length)
+    if not buffers and length < _OUT_OF_BAND:
+        return [header + b"".join(chunks)]
+    if buffers:
+        header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
+    return [header, *chunks, *buffers]
+
+
+class Reader:
+    """Cuts a stream of bytes into frames. It reads nothing itself: the caller fills ``room()`` and tells ``got``."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(_ROOM))
+        self._start = self._end = 0
+        # The frame that is being received, part by part, where it is too large for the buffer:
+        self._header: tuple[int, int, float] | None = None
+        self._parts: list[bytearray] = []
+        self._part = 0  # the one that is being filled,
+        self._filled = 0  # so far
+
+    @property
+    def torn(self) -> bool:
+        """Whether the bytes so far end in the middle of a frame."""
+        return self._header is not None or self._start != self._end
+
+    def room(self) -> memoryview:
+        """Return memory for the next bytes. What earlier frames carry as a view is not valid any more."""
+        if self._header is not None:
+            return memoryview(self._parts[self._part])[self._filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end > _ROOM // 2:
+            kept = bytes(self._buffer[self._start : self._end])
+            self._buffer[: len(kept)] = kept
+            self._start, self._end = 0, len(kept)
+        return self._buffer[self._end :]
+
+    def got(self, count: int) -> Iterator[Frame]:
+        """Say that ``count`` bytes were put into the room, and iterate over the frames that are complete now.
+
+        Raises:
+            ProtocolError: These bytes are no message.
+            MemoryError: A message is larger than what there is.
+        """
+        if self._header is not None:
+            self._filled += count
+        else:
+            self._end += count
+        while True:
+            if self._header is None:
+                message = self._next_small()
+                if message is not None:
+                    yield message
+                    continue
+                if self._header is None:
+                    return
+            if not self._fill():
+                return
+            header, parts = self._header, self._parts
+            self._header, self._parts = None, []
+            yield Frame(*header, parts[0], tuple(parts[1:]))
+
+    def _next_small(self) -> Frame | None:
+        """Return the next frame, if all of it is in the buffer; begin to receive it in parts, if it is a large one."""
+        begin = self._start + _HEADER.size
+        if begin > self._end:
+            return None
+        magic, kind, count, serial, seconds, length = _HEADER.unpack_from(self._buffer, self._start)
+        if magic != _MAGIC or kind not in _KINDS or count > _MOST_BUFFERS:
+            raise ProtocolError(f"no message begins with {bytes(self._buffer[self._start : begin][:16])!r}")
+        if count == 0 and length <= _ROOM // 4:
+            if begin + length > self._end:
+                return None
+            self._start = begin + length
+            return Frame(kind, serial, seconds, self._buffer[begin : self._start], ())
+        if begin + 8 * count > self._end:
+            return None
+        lengths = (length, *struct.unpack_from(f"<{count}Q", self._buffer, begin))
+        self._start = begin + 8 * count
+        try:
+            self._parts = [bytearray(each) for each in lengths]
+        except OverflowError as error:
+            raise ProtocolError(f"no message has {max(lengths)} bytes") from error
+        self._header = kind, serial, seconds
+        self._part = self._filled = 0
+        return None
+
+    def _fill(self) -> bool:
+        """Move what is in the buffer into the parts of a large frame; return whether it is complete."""
+        while self._part < len(self._parts):
+            part = self._parts[self._part]
+            count = min(len(part) - self._filled, self._end - self._start)
+            if count:
+                part[self._filled : self._filled + count] = self._buffer[self._start : self._start + count]
+                self._start += count
+                self._filled += count
+            if self._filled < len(part):
+                return False
+            self._part += 1
+            self._filled = 0
+        return True

@@ -1,0 +1,322 @@
+"""What runs in a worker process of the pipes backend: ready, the initializer, one task after the other, the end.
+
+    ┌─────────┐  ready   ┌─────────────┐ initialized  ┌───────────────┐  result, before the next begins
+    │ started ├─────────►│ initializer ├─────────────►│ task … task … ├──────────────────────────────►
+    └─────────┘          └─────────────┘              └───────────────┘
+
+A task begins only with a token, one byte read from a second pipe. The parent takes tasks back by reading tokens out of
+the same pipe: each byte goes to one of the two, so each task has one owner, and no semaphore is needed. (GNU make
+shares its jobs among processes so; see "POSIX Jobserver" in its manual.)
+
+Guarantees:
+    The result of a task is written before the next task begins, so the parent knows which one a crash has cost.
+    A worker ends when its parent does: at once where the kernel can be told (Linux), else with the running task.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from unirun.backends.pipes import forks, protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unirun.backends.pipes.protocol import Frame
+
+__all__ = ["Orders", "User", "work"]
+
+#: The stdlib's pools report a failed initializer here.
+LOGGER: Final = logging.getLogger("concurrent.futures")
+
+#: `F_SETSIG` of Linux's <fcntl.h>, for a Python that does not name it.
+_F_SETSIG: Final = 10
+
+
+class User:
+    """The user's initializer and its arguments, unpickled only when called: that runs the user's code."""
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self._given = initializer, initargs
+
+    def __call__(self) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+        return self._given
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        from multiprocessing.reduction import ForkingPickler
+
+        # In the course of `Process.start`: locks and queues of multiprocessing can be pickled only then.
+        return _PickledUser, (bytes(ForkingPickler.dumps(self._given)),)
+
+
+class _PickledUser:
+    def __init__(self, pickled: bytes) -> None:
+        self._pickled = pickled
+
+    def __call__(self) -> Any:
+        import pickle
+
+        return pickle.loads(self._pickled)
+
+
+class Orders(NamedTuple):
+    """What a worker is told when it is started.
+
+    Attributes:
+        log_level: Send log records from this level on to the parent; ``None`` to leave logging alone.
+        user: The initializer. Called after ready.
+    """
+
+    log_level: int | None
+    user: User
+
+
+def work(pipe: Any, tokens: Any, orders: Orders) -> None:
+    """Be a worker: the target of its process.
+
+    Args:
+        pipe: The worker's end of its duplex pipe.
+        tokens: The pipe from which the tokens are read.
+        orders: What else it has to know.
+    """
+    forks.close_in_children(pipe, tokens)
+    _die_with_parent()
+    signal.set_wakeup_fd(-1)  # the parent's event loop would take this worker's signals for its own
+    worker = _Worker(pipe.fileno(), tokens.fileno())
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, worker.interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it until here
+    try:
+        worker.run(orders)
+    except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        pass  # the parent is gone; or it was Ctrl-C, of which the parent was told by itself
+    finally:
+        worker.finish()
+
+
+class _Worker:
+    def __init__(self, pipe: int, tokens: int) -> None:
+        self._pipe = pipe
+        self._tokens = tokens
+        # Guards the writing end: a frame of a task's own threads (standard error, logging) must not cut another one.
+        self._lock = threading.RLock()
+        self._reader = protocol.Reader()
+        self._interruptible = True
+        self._interrupted = False
+
+    def run(self, orders: Orders) -> None:
+        self._send(protocol.frame(protocol.READY))
+        self._watch_stderr()
+        if orders.log_level is not None:
+            _send_logs(self, orders.log_level)
+        if not self._initialize(orders):
+            return
+        while not self._interrupted:
+            count = os.readv(self._pipe, [self._reader.room()])
+            if not count:
+                return  # the parent is gone
+            try:
+                for message in self._reader.got(count):
+                    if message.kind == protocol.END:
+                        return
+                    if message.kind != protocol.TASK:
+                        raise protocol.ProtocolError(f"no message to a worker has the kind {message.kind}")
+                    if not self._take_token():
+                        self._send(protocol.frame(protocol.DROPPED, message.serial))
+                    else:
+                        self._run_task(message)
+                    if self._interrupted:
+                        return
+            except protocol.ProtocolError as error:
+                self._send(protocol.frame(protocol.FOREIGN, 0, protocol.dump(str(error))))
+                return
+
+    def _initialize(self, orders: Orders) -> bool:
+        try:
+            initializer, initargs = orders.user()
+            if initializer is not None:
+                initializer(*initargs)
+        except BaseException as error:
+            if not (isinstance(error, KeyboardInterrupt) and self._interrupted):
+                LOGGER.critical("Exception in initializer:", exc_info=True)
+            text = "".join(traceback.format_exception_only(error)).strip()
+            self._send(protocol.frame(protocol.UNINITIALIZED, 0, protocol.dump(text)))
+            return False
+        self._send(protocol.frame(protocol.INITIALIZED))
+        return True
+
+    def _take_token(self) -> bool:
+        try:
+            return os.read(self._tokens, 1) != b""
+        except BlockingIOError:
+            return False  # the parent took it back
+
+    def _run_task(self, message: Frame) -> None:
+        serial, begin = message.serial, time.perf_counter()
+        try:
+            fn, args, kwargs = protocol.load(message)
+        except BaseException as error:
+            self._interruptible = False
+            answer = _answer_unloadable(error)
+        else:
+            del message  # its buffers are the arguments' now, and go with them
+            try:
+                value = fn(*args, **kwargs)
+                self._interruptible = False  # until it waits for a message again: a frame is written whole
+            except BaseException as error:
+                self._interruptible = False
+                answer = _answer_error(error)
+            else:
+                try:
+                    answer = protocol.RESULT, protocol.dump(value)
+                except BaseException as error:
+                    answer = _answer_error(error)
+                del value
+            del fn, args, kwargs
+        kind, parts = answer
+        self._send(protocol.frame(kind, serial, parts, seconds=time.perf_counter() - begin))
+        self._interruptible = True
+        if sys.stdout is not None:
+            try:
+                sys.stdout.flush()  # what it printed must not be lost if a later task kills this worker
+            except (OSError, ValueError):
+                pass  # closed, or nobody listens; print() would have said so to the task
+
+    def send_beside(self, kind: int, value: object) -> None:
+        """Send something that is not the answer to a task."""
+        try:
+            self._send(protocol.frame(kind, 0, protocol.dump(value)))
+        except OSError:
+            pass  # the parent is gone
+
+    def _send(self, pieces: list[bytes | memoryview]) -> None:
+        with self._lock:
+            interruptible, self._interruptible = self._interruptible, False
+            try:
+                for piece in pieces:
+                    left = memoryview(piece).cast("B") if type(piece) is memoryview else memoryview(piece)
+                    while left:
+                        left = left[os.write(self._pipe, left) :]
+            finally:
+                self._interruptible = interruptible
+
+    def interrupt(self, signum: int, frame: Any) -> None:
+        """Be the handler of SIGINT: end the running task by ``KeyboardInterrupt``, and then the worker, quietly."""
+        self._interrupted = True
+        if self._interruptible:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        """From here on there is nothing to interrupt, and nobody to tell."""
+        self._interruptible = False
+
+    def _watch_stderr(self) -> None:
+        if sys.stderr is not None:
+            sys.stderr = _Watched(sys.stderr, self)
+
+
+class _Watched:
+    """Standard error, of which the parent gets a copy: it may explain why this worker dies."""
+
+    def __init__(self, stream: Any, worker: _Worker) -> None:
+        self._stream = stream
+        self._worker = worker
+
+    def write(self, text: str) -> Any:
+        written = self._stream.write(text)
+        if text.strip():
+            self._worker.send_beside(protocol.STDERR, text[-2048:])
+        return written
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __iter__(self) -> Any:
+        return iter(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _send_logs(worker: _Worker, level: int) -> None:
+    """Let all log records go to the parent, and only there: handlers that a fork inherited would write them twice."""
+    from logging.handlers import QueueHandler
+
+    class ToParent(QueueHandler):
+        def enqueue(self, record: logging.LogRecord) -> None:
+            worker.send_beside(protocol.LOG, record)
+
+    handler: logging.Handler = ToParent(None)  # type: ignore[arg-type]
+    root = logging.getLogger()
+    for logger in (root, *logging.Logger.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            for each in list(logger.handlers):
+                logger.removeHandler(each)
+    root.addHandler(handler)
+    root.setLevel(level)
+
+
+def _answer_error(error: BaseException) -> tuple[int, tuple[list[bytes], list[memoryview]]]:
+    text = "".join(traceback.format_exception(error))
+    try:
+        return protocol.ERROR, protocol.dump((error.with_traceback(None), text))
+    except BaseException as unpicklable:
+        text = "".join(traceback.format_exception(unpicklable))
+        plain = RuntimeError(f"a {type(error).__name__} that cannot be pickled: {error!r}")
+        try:
+            return protocol.ERROR, protocol.dump((unpicklable.with_traceback(None), text))
+        except BaseException:
+            return protocol.ERROR, protocol.dump((plain, text))
+
+
+def _answer_unloadable(error: BaseException) -> tuple[int, tuple[list[bytes], list[memoryview]]]:
+    """The task could not be unpickled, so it did not begin: what ends a worker of the stdlib's pool, and that pool."""
+    from unirun.backends.processes import BrokenProcessPool
+
+    text = "".join(traceback.format_exception(error))
+    return protocol.ERROR, protocol.dump((BrokenProcessPool(f"the task could not be unpickled: {error!r}"), text))
+
+
+def _die_with_parent() -> None:
+    """Have this process killed when its parent dies, whatever a task is doing then.
+
+    Every start method gives a worker a pipe that is closed when the parent is gone. Linux can be asked for a signal
+    when that happens, and for which one: SIGKILL, which needs no thread that waits, nor the GIL. Elsewhere a thread
+    waits.
+    """
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        import fcntl
+
+        try:
+            fd = int(parent.sentinel)
+            fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(fd, getattr(fcntl, "F_SETSIG", _F_SETSIG), signal.SIGKILL)
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        except OSError:
+            pass  # a kernel that cannot: a thread then
+        else:
+            if not parent.is_alive():  # it died before
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        threading.Thread(target=watch, name="unirun-parent", daemon=True).start()
+    except RuntimeError:
+        pass  # no threads here: this worker ends with its task
