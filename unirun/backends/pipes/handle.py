@@ -10,6 +10,7 @@ Not safe for threads by itself: the pool says who may call what.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -220,10 +221,13 @@ class Handle:
 
         What it had not begun goes from ``tasks`` to ``unbegun``; there remains what it was running, one task at most.
         """
-        self.process.join(None if self.leaving else _PATIENCE)
+        end = time.monotonic() + (math.inf if self.leaving else _PATIENCE)
+        # Not `join` with a timeout: that waits for a pipe first, which a task may have closed, and then for ever.
+        while self.process.exitcode is None and time.monotonic() < end:
+            time.sleep(0.0005)
         if self.process.exitcode is None:  # it lives, and has only closed its pipe
             self.kill()
-            self.process.join()
+        self.process.join()
         self.unbegun = self.take_back()
         self.close()
 

@@ -1,0 +1,1 @@
+"""The pipes backend: what it promises beyond the conformance suite, which it passes as every backend does."""

@@ -1,0 +1,413 @@
+"""What a pool over pipes does that the stdlib's does not: a crash costs one task, time limits, taking tasks back."""
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.columns import FORKING
+from tests.conformance.quiet import await_quiet
+from tests.pipes import jobs
+from unirun.backends.pipes.pool import PipePool, open_pipes
+from unirun.backends.pipes.terms import Terms
+
+pytestmark = [FORKING, pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix")]
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+METHODS = multiprocessing.get_all_start_methods()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    await_quiet(before)
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def opened(method: str = "fork", workers: int = 2, **terms: Any) -> PipePool:
+    return open_pipes(workers, multiprocessing.get_context(method), terms=Terms(**terms))
+
+
+# ------------------------------------------------------------------------------------------------------------ crashes
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("exit", "exit code 7"), ("SIGKILL", "SIGKILL"), ("SIGXCPU", "SIGXCPU"), ("SIGTERM", "SIGTERM")]
+)
+def test_a_crash_costs_one_task_and_says_what_happened(method: str, how: str, said: str) -> None:
+    with opened(method) as pool:
+        before = [pool.submit(jobs.square, number) for number in range(50)]
+        crashing = pool.submit(jobs.crash, how)
+        after = [pool.submit(jobs.square, number) for number in range(50)]
+        error = crashing.exception(PATIENCE)
+        assert isinstance(error, BrokenProcessPool)
+        assert said in str(error)
+        assert "these are my last words" in str(error)
+        assert [future.result(PATIENCE) for future in before + after] == [number**2 for number in range(50)] * 2
+
+
+def test_a_crash_can_break_the_pool_as_in_the_stdlib(method: str) -> None:
+    with opened(method, on_crash="raise") as pool:
+        held = pool.submit(jobs.sleep, 60)
+        crashing = pool.submit(jobs.crash, "exit")
+        behind = [pool.submit(jobs.square, 1) for _ in range(10)]
+        for future in (held, crashing, *behind):
+            assert type(future.exception(PATIENCE)) is BrokenProcessPool
+        with pytest.raises(BrokenProcessPool, match="exit code 7"):
+            pool.submit(jobs.square, 1)
+
+
+def test_an_idle_worker_that_dies_costs_nothing(method: str) -> None:
+    with opened(method) as pool:
+        victim = pool.submit(jobs.pid).result(PATIENCE)
+        os.kill(victim, signal.SIGKILL)
+        futures = [pool.submit(jobs.pid) for _ in range(20)]
+        broken = [f for f in futures if f.exception(PATIENCE) is not None]
+        assert len(broken) <= 1, "at most the one that was sent before the death was known"
+        assert all(future.result() != victim for future in futures if future not in broken)
+
+
+@pytest.mark.parametrize("job", [jobs.write_garbage, jobs.close_everything])
+def test_the_parent_survives_what_a_task_does_to_its_pipe(job: Any) -> None:
+    with opened("spawn") as pool:  # which inherits nothing of the test session's own
+        assert type(pool.submit(job).exception(PATIENCE)) is BrokenProcessPool
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+
+
+def test_workers_that_never_become_ready_break_the_pool(tmp_path: Path) -> None:
+    """The first one came up; after its end none does, because the main module is gone."""
+    main = tmp_path / "vanishing.py"
+    main.write_text(
+        textwrap.dedent("""
+            import multiprocessing, os
+            from concurrent.futures.process import BrokenProcessPool
+            from tests.pipes import jobs
+            from unirun.backends.pipes.pool import open_pipes
+
+            if __name__ == "__main__":
+                pool = open_pipes(1, multiprocessing.get_context("spawn"))
+                assert pool.submit(jobs.square, 3).result(30) == 9
+                with open(__file__, "w") as file:
+                    file.write("raise SystemExit('this main cannot be imported')")
+                assert type(pool.submit(jobs.crash, "exit").exception(30)) is BrokenProcessPool
+                try:
+                    error = pool.submit(jobs.square, 3).exception(60)
+                except BrokenProcessPool as early:
+                    error = early
+                assert "before they are ready" in str(error), error
+                pool.shutdown()
+                print("done")
+        """)
+    )
+    done = run(main)
+    assert done.stdout == "done\n", done.stderr
+
+
+def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(program), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what cannot travel
+
+
+def test_what_cannot_travel_fails_its_own_task(method: str) -> None:
+    with opened(method) as pool:
+        cases: list[tuple[Any, type[BaseException]]] = [
+            (jobs.lock, TypeError),
+            (jobs.raise_unpicklable, TypeError),
+            (jobs.raise_unloadable, BrokenProcessPool),
+        ]
+        for job, kind in cases:
+            assert type(pool.submit(job).exception(PATIENCE)) is kind
+        assert type(pool.submit(jobs.echo, threading.Lock()).exception(PATIENCE)) is TypeError
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+
+
+def test_large_values_in_both_directions_at_once_on_every_worker(method: str) -> None:
+    """Two sides that both write first is how pools over pipes hang."""
+    large = os.urandom(50_000_000)
+    with opened(method) as pool:
+        futures = [pool.submit(jobs.echo, large) for _ in range(6)]
+        assert all(future.result(PATIENCE) == large for future in futures)
+
+
+# ------------------------------------------------------------------------------------------------- batches and limits
+
+
+def test_short_tasks_do_not_wait_behind_a_long_one(tmp_path: Path) -> None:
+    """They are taken back from the worker that has it, and each runs once."""
+    journal = str(tmp_path / "journal")
+    with opened() as pool:
+        for _ in range(500):  # short ones, so that many are sent at once
+            pool.submit(jobs.square, 1)
+        begin = time.monotonic()
+        long = pool.submit(jobs.sleep, 5)
+        short = [pool.submit(jobs.note, journal, str(number)) for number in range(500)]
+        assert [future.result(PATIENCE) for future in short] == [str(number) for number in range(500)]
+        assert time.monotonic() - begin < 4
+        assert not long.done()
+    assert sorted(Path(journal).read_text().split(), key=int) == [str(number) for number in range(500)]
+
+
+def test_a_task_that_runs_too_long_is_killed_and_nobody_else_notices(method: str) -> None:
+    with opened(method, task_timeout=0.5) as pool:
+        others = [pool.submit(jobs.square, number) for number in range(20)]
+        slow = [pool.submit(job, 60) for job in (jobs.sleep, jobs.spin)]
+        others += [pool.submit(jobs.square, number) for number in range(20)]
+        for future in slow:
+            with pytest.raises(TimeoutError, match=r"task_timeout=0\.5"):
+                future.result(PATIENCE)
+        assert [future.result(PATIENCE) for future in others] == [number**2 for number in range(20)] * 2
+
+
+def test_a_cancelled_task_never_runs(tmp_path: Path) -> None:
+    journal = str(tmp_path / "journal")
+    with opened() as pool:
+        futures = [pool.submit(jobs.note, journal, str(number), 0.001) for number in range(300)]
+        cancelled = {str(number) for number, future in enumerate(futures) if number % 3 and future.cancel()}
+        pool.shutdown(cancel_futures=True)
+        cancelled |= {str(number) for number, future in enumerate(futures) if future.cancelled()}
+        ran = Path(journal).read_text().split()
+    assert all(future.done() for future in futures)
+    assert len(ran) == len(set(ran))
+    assert cancelled.isdisjoint(ran)
+    assert len(cancelled) + len(ran) == 300
+
+
+def test_a_closure_travels_by_cloudpickle(method: str) -> None:
+    """Where it is installed; plain pickling cannot send it."""
+    pickler = pytest.importorskip("cloudpickle").Pickler
+    offset = 7
+    with opened(method, pickler=pickler) as pool:
+        assert pool.submit(lambda number: number + offset, 3).result(PATIENCE) == 10
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+
+
+def test_log_records_reach_the_handlers_of_the_parent(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "job"), opened(method, log_level=logging.INFO) as pool:
+        pool.submit(jobs.log, logging.INFO, "heard").result(PATIENCE)
+        pool.submit(jobs.log, logging.DEBUG, "not heard").result(PATIENCE)
+        pool.submit(jobs.log, logging.ERROR, "also heard").result(PATIENCE)
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records if r.name == "job"] == [
+        ("job", "INFO", "heard"),
+        ("job", "ERROR", "also heard"),
+    ]
+    assert all(record.process != os.getpid() for record in caplog.records if record.name == "job")
+
+
+# ------------------------------------------------------------------------------------------------------- who outlives
+
+
+def test_a_worker_that_leaves_a_child_behind_ends_all_the_same() -> None:
+    """What its child inherited does not keep the pool waiting."""
+    begin = time.monotonic()
+    with opened() as pool:
+        child = pool.submit(jobs.grandchild).result(PATIENCE)
+        assert type(pool.submit(jobs.crash, "SIGKILL").exception(PATIENCE)) is BrokenProcessPool
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+    assert time.monotonic() - begin < 2.5
+    os.kill(child, signal.SIGKILL)
+
+
+PARENT = """
+    import multiprocessing, os, sys, time
+    from tests.pipes import jobs
+    from unirun.backends.pipes.pool import open_pipes
+
+    if __name__ == "__main__":
+        pool = open_pipes(2, multiprocessing.get_context(sys.argv[1]))
+        workers = {pool.submit(jobs.pid).result() for _ in range(50)}
+        tasks = [pool.submit(jobs.sleep, 60), pool.submit(jobs.spin, 60), pool.submit(jobs.square, 2)]
+        while len(pool.processes) < 2:
+            time.sleep(0.01)
+        workers |= set(pool.processes)
+        print(*workers, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_a_parent_that_is_killed(method: str, by: signal.Signals, tmp_path: Path) -> None:
+    """Whatever it is doing: waiting, sleeping, computing."""
+    program = tmp_path / "parent.py"
+    program.write_text(textwrap.dedent(PARENT))
+    parent = subprocess.Popen(
+        [sys.executable, str(program), method],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert len(workers) >= 2
+    time.sleep(0.3)
+    parent.send_signal(by)
+    parent.wait()
+    end = time.monotonic() + 2
+    while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < end:
+        time.sleep(0.02)
+    parent.stdin.close()
+    parent.stdout.close()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return False
+
+
+INTERRUPTED = """
+    import multiprocessing, sys, time
+    from tests.pipes import jobs
+    from unirun import RuntimeConfig, Run
+
+    if __name__ == "__main__":
+        config = RuntimeConfig(ladder=("pipes",), start_method=sys.argv[1], max_workers=2)
+        with Run(flavor="processes", config=config) as pool:
+            futures = [pool.submit(jobs.spin if number % 2 else jobs.sleep, 30) for number in range(10)]
+            while not (futures[0].running() and futures[1].running()):
+                time.sleep(0.01)
+            time.sleep(0.3)
+            print("running", flush=True)
+            futures[0].result()
+"""
+
+
+@pytest.mark.parametrize("whom", ["terminal", "parent"])
+def test_ctrl_c_gives_the_terminal_back_within_a_second(method: str, whom: str, tmp_path: Path) -> None:
+    """The program gets its KeyboardInterrupt, and the workers end without a word."""
+    program = tmp_path / "interrupted.py"
+    program.write_text(textwrap.dedent(INTERRUPTED))
+    parent = subprocess.Popen(
+        [sys.executable, str(program), method],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "running\n"
+    begin = time.monotonic()
+    if whom == "terminal":
+        os.killpg(parent.pid, signal.SIGINT)
+    else:
+        parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=20)
+    took = time.monotonic() - begin
+    assert parent.returncode == -signal.SIGINT
+    assert said.count("Traceback") == 1, said
+    assert said.strip().endswith("KeyboardInterrupt")
+    assert took < 3, "one second on an idle machine, where nothing is asserted of time"
+
+
+def test_a_pool_in_a_daemonic_process_has_real_workers() -> None:
+    """A worker of `multiprocessing.Pool` may not have children by multiprocessing; ours end with it."""
+    with multiprocessing.get_context("fork").Pool(1) as outer:
+        inner, results, own = outer.apply(use_inside)
+    assert results == [number**2 for number in range(10)]
+    assert inner != own
+
+
+def use_inside() -> tuple[int, list[int], int]:
+    with opened() as pool:
+        return pool.submit(jobs.pid).result(PATIENCE), list(pool.map(jobs.square, range(10))), os.getpid()
+
+
+def test_a_pool_that_was_not_shut_down_does_its_work_at_the_exit(method: str, tmp_path: Path) -> None:
+    program = tmp_path / "leaving.py"
+    program.write_text(
+        textwrap.dedent("""
+            import multiprocessing, sys
+            from tests.pipes import jobs
+            from unirun.backends.pipes.pool import open_pipes
+
+            if __name__ == "__main__":
+                pool = open_pipes(2, multiprocessing.get_context(sys.argv[1]))
+                for number in range(10):
+                    pool.submit(jobs.note, sys.argv[2], str(number), 0.02)
+        """)
+    )
+    done = run(program, method, str(tmp_path / "journal"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted((tmp_path / "journal").read_text().split()) == [str(number) for number in range(10)]
+
+
+def test_a_pool_that_nobody_holds_ends_after_its_tasks() -> None:
+    pool = opened()
+    futures = [pool.submit(jobs.sleep, 0.05) for _ in range(6)]
+    processes = list(pool.processes.values())
+    del pool
+    gc.collect()
+    assert [future.result(PATIENCE) for future in futures] == [0.05] * 6
+    for process in processes:
+        try:
+            process.join(PATIENCE)
+        except ValueError:
+            pass  # closed already
+
+
+def test_a_forked_child_is_told_that_the_pool_is_not_its_own() -> None:
+    with opened() as pool:
+        pool.submit(jobs.square, 3).result(PATIENCE)
+        child = os.fork()
+        if child == 0:
+            try:
+                pool.submit(jobs.square, 3)
+            except RuntimeError as error:
+                os._exit(0 if "forked child" in str(error) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+
+
+def test_workers_can_be_killed(method: str, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    pool = opened(method)
+    held = [pool.submit(jobs.note, str(journal), "begun", 60) for _ in range(2)]
+    while not journal.exists() or journal.read_text().count("begun") < 2:
+        time.sleep(0.01)
+    waiting = [pool.submit(jobs.square, 1) for _ in range(5)]
+    pool.kill_workers()
+    pool.shutdown()
+    assert [type(future.exception(PATIENCE)) for future in held] == [BrokenProcessPool] * 2
+    for future in waiting:
+        with pytest.raises(CancelledError):
+            future.result(PATIENCE)

@@ -1,0 +1,209 @@
+"""The pipes backend under stress, in a program of its own: ``pipes.py SCENARIO METHOD SEED``; prints what it saw."""
+
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tests.pipes import jobs
+from unirun.backends.pipes.pool import PipePool, open_pipes
+
+#: A worker that replaces a killed one takes 0.1 s where it is not forked.
+TASKS = {"fork": 5000}
+FEWER = 1000
+PATIENCE = 60.0
+
+
+def opened(method: str, workers: int = 2) -> PipePool:
+    return open_pipes(workers, multiprocessing.get_context(method))
+
+
+def kills(method: str, seed: int) -> dict[str, Any]:
+    """Kill random workers while thousands of tasks run; each future resolves once, each task runs at most once."""
+    chance = random.Random(seed)
+    journal = f"/tmp/unirun-kills-{os.getpid()}"
+    resolved: Counter[int] = Counter()
+    stop = threading.Event()
+    killed = 0
+
+    def kill() -> None:
+        nonlocal killed
+        while not stop.wait(chance.uniform(0.005, 0.03)):
+            for pid in chance.sample(sorted(pool.processes), k=min(1, len(pool.processes))):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                killed += 1
+
+    pool = opened(method, 3)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    futures = []
+    tasks = TASKS.get(method, FEWER)
+    for number in range(tasks):
+        future = pool.submit(jobs.note, journal, str(number), chance.choice([0, 0, 0, 0.001, 0.004]))
+        future.add_done_callback(lambda _, number=number: resolved.update([number]))  # type: ignore[misc]
+        futures.append(future)
+    late = wait(futures, PATIENCE).not_done
+    stop.set()
+    killer.join()
+    pool.shutdown()
+    with open(journal) as file:
+        ran = Counter(file.read().split())
+    os.unlink(journal)
+    failed = [number for number, future in enumerate(futures) if future.exception(0) is not None]
+    kinds = {type(futures[number].exception(0)).__name__ for number in failed}
+    succeeded = tasks - len(failed)
+    return {
+        "unresolved": len(late),
+        "resolved more than once": [number for number, count in resolved.items() if count > 1],
+        "ran more than once": [number for number, count in ran.items() if count > 1],
+        "succeeded without having run": sum(1 for n in range(tasks) if n not in failed and str(n) not in ran),
+        "failed in another way": sorted(kinds - {"BrokenProcessPool"}),
+        "more failures than kills": max(0, len(failed) - killed),
+        "ok": succeeded > tasks * 0.8 and killed > 5,
+    }
+
+
+def cancels(method: str, seed: int) -> dict[str, Any]:
+    """Threads cancel whatever they can while others submit and one shuts down."""
+    chance = random.Random(seed)
+    wrong: list[str] = []
+    for _ in range(20):
+        pool = opened(method)
+        futures: list[Future[Any]] = []
+
+        def submit(pool: PipePool = pool, futures: list[Future[Any]] = futures) -> None:
+            try:
+                for number in range(300):
+                    futures += [pool.submit(jobs.square, number)]
+            except RuntimeError:
+                pass  # it was shut down
+
+        def cancel(futures: list[Future[Any]] = futures) -> None:
+            for _ in range(300):
+                for future in list(futures)[-3:]:
+                    future.cancel()
+
+        threads = [threading.Thread(target=work) for work in (submit, submit, cancel, cancel)]
+        for thread in threads:
+            thread.start()
+        time.sleep(chance.uniform(0, 0.01))
+        enders = [threading.Thread(target=pool.shutdown, args=(bool(n % 2),)) for n in range(3)]
+        for thread in enders:
+            thread.start()
+        pool.shutdown(wait=True, cancel_futures=chance.random() < 0.5)
+        for thread in threads + enders:
+            thread.join(PATIENCE)
+        wrong += [repr(future) for future in futures if not future.done()]
+        wrong += [repr(future) for future in futures if not future.cancelled() and future.exception() is not None]
+    return {"wrong": wrong, "ok": True}
+
+
+def locks(method: str, seed: int) -> dict[str, Any]:
+    """Workers are started while other threads hold the locks of logging's handlers.
+
+    Not a handler with a file: in a forked child nothing frees the lock of a file's buffer, in any pool.
+    """
+    stop = threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            time.sleep(0.0005)
+
+    logging.basicConfig(handlers=[Slow()], level=logging.INFO)
+
+    def log() -> None:
+        while not stop.is_set():
+            logging.getLogger("noise").info("x" * 200)
+
+    threads = [threading.Thread(target=log) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wrong: list[str] = []
+    for number in range(40):
+        with opened(method) as pool:
+            future = pool.submit(jobs.log, logging.INFO, str(number))
+            try:
+                future.result(PATIENCE)
+            except Exception as error:
+                wrong.append(repr(error))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return {"wrong": wrong, "ok": True}
+
+
+def descriptors(method: str, seed: int) -> dict[str, Any]:
+    """With 64 descriptors a pool starts as many workers as it can, and all tasks are done."""
+    with opened(method) as pool:  # what is started once for all pools
+        pool.submit(jobs.square, 1).result(PATIENCE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    before = count()
+    with opened(method, 40) as pool:
+        futures = [pool.submit(jobs.sleep, 0.01) for _ in range(200)]
+        wrong = [repr(f.exception(PATIENCE)) for f in futures if f.exception(PATIENCE) is not None]
+        workers = len(pool.processes)
+    return {"wrong": wrong, "leaked": max(0, count() - before), "ok": 2 <= workers < 40}
+
+
+def many(method: str, seed: int) -> dict[str, Any]:
+    """One pool after the other, some of them crashed or forgotten: nothing grows."""
+    rounds = 1000 if method == "fork" else 100
+
+    def use(number: int) -> None:
+        pool = opened(method, 1)
+        if number % 10 == 0:
+            assert type(pool.submit(jobs.crash, "exit").exception(PATIENCE)) is BrokenProcessPool
+        else:
+            assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+        if number % 3:
+            pool.shutdown()
+
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # last words of the crashed
+    for number in range(rounds // 5):
+        use(number)
+    before = measured()
+    for number in range(rounds):
+        use(number)
+    after = measured()
+    os.dup2(kept, 2)
+    return {
+        "more threads": max(0, after[0] - before[0]),
+        "more descriptors": max(0, after[1] - before[1]),
+        "more children": max(0, after[2] - before[2]),
+        "more MB": max(0, (after[3] - before[3]) // 1024 - 10),
+        "ok": True,
+    }
+
+
+def count() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def measured() -> tuple[int, int, int, int]:
+    end = time.monotonic() + 10
+    gc.collect()
+    while threading.active_count() > 1 and time.monotonic() < end:
+        time.sleep(0.01)
+        gc.collect()
+    children = len(multiprocessing.active_children())
+    return threading.active_count(), count(), children, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))
