@@ -156,6 +156,8 @@ def descriptors(method: str, seed: int) -> dict[str, Any]:
         futures = [pool.submit(jobs.sleep, 0.01) for _ in range(200)]
         wrong = [repr(f.exception(PATIENCE)) for f in futures if f.exception(PATIENCE) is not None]
         workers = len(pool.processes)
+    with opened(method, 1) as pool:  # a fork server that died of it is started anew, and what it left is closed
+        pool.submit(jobs.square, 1).result(PATIENCE)
     return {"wrong": wrong, "leaked": max(0, count() - before), "ok": 2 <= workers < 40}
 
 

@@ -24,7 +24,7 @@ from unirun.refusal import Failure, Refused, failure, is_refusal
 __all__ = ["Manager"]
 
 #: Workers that end before they are ready, one after the other, until the pool is given up.
-_FAILED_STARTS: Final = 3
+_FAILED_STARTS: Final = 5
 #: Seconds that a task has for ending by the KeyboardInterrupt of a Ctrl-C.
 _GRACE: Final = 0.5
 
@@ -246,6 +246,7 @@ class Manager:
             worker.ready = True
         elif kind == protocol.INITIALIZED:
             self._failed_starts = 0
+            worker.ready = True
             self._dispatch.came(worker)
         elif kind == protocol.UNINITIALIZED:
             self._break(f"the initializer failed ({answers.text(message)}), the pool is not usable anymore")

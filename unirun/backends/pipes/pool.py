@@ -94,7 +94,8 @@ def open_pipes(
         bell = Bell()
     except (ImportError, OSError) as error:
         raise Refused("import" if isinstance(error, ImportError) else "construct", error) from None
-    manager = Manager(workers, context, Orders(terms.log_level, User(initializer, initargs)), terms, bell)
+    orders = Orders(terms.log_level, User(initializer, initargs), initializer is not None)
+    manager = Manager(workers, context, orders, terms, bell)
     try:
         manager.start()
     except BaseException as error:

@@ -72,10 +72,12 @@ class Orders(NamedTuple):
     Attributes:
         log_level: Send log records from this level on to the parent; ``None`` to leave logging alone.
         user: The initializer. Called after ready.
+        initializes: Whether there is one.
     """
 
     log_level: int | None
     user: User
+    initializes: bool
 
 
 def work(pipe: Any, tokens: Any, orders: Orders) -> None:
@@ -112,12 +114,14 @@ class _Worker:
         self._interrupted = False
 
     def run(self, orders: Orders) -> None:
-        self._send(protocol.frame(protocol.READY))
+        if orders.initializes:
+            self._send(protocol.frame(protocol.READY))
         self._watch_stderr()
         if orders.log_level is not None:
             _send_logs(self, orders.log_level)
-        if not self._initialize(orders):
+        if orders.initializes and not self._initialize(orders):
             return
+        self._send(protocol.frame(protocol.INITIALIZED))  # and ready: an end before this is the host's, not the user's
         while not self._interrupted:
             count = os.readv(self._pipe, [self._reader.room()])
             if not count:
@@ -149,7 +153,6 @@ class _Worker:
             text = "".join(traceback.format_exception_only(error)).strip()
             self._send(protocol.frame(protocol.UNINITIALIZED, 0, protocol.dump(text)))
             return False
-        self._send(protocol.frame(protocol.INITIALIZED))
         return True
 
     def _take_token(self) -> bool:
