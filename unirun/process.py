@@ -185,7 +185,7 @@ def _by_value() -> Any:
     """Return the pickler for what plain pickling cannot send, if it is installed."""
     try:
         from cloudpickle import Pickler
-    except ImportError:
+    except (ImportError, AttributeError):  # cloudpickle 3.1 cannot be imported on PyPy 3.11, which it says in this way
         return None
     return Pickler
 

@@ -4,6 +4,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -68,7 +69,12 @@ def test_a_crash_can_break_the_pool_as_in_the_stdlib(method: str) -> None:
     with opened(method, on_crash="raise") as pool:
         held = pool.submit(jobs.sleep, 60)
         crashing = pool.submit(jobs.crash, "exit")
-        behind = [pool.submit(jobs.square, 1) for _ in range(10)]
+        behind = []
+        try:
+            for _ in range(10):
+                behind += [pool.submit(jobs.square, 1)]
+        except BrokenProcessPool:
+            pass  # so soon
         for future in (held, crashing, *behind):
             assert type(future.exception(PATIENCE)) is BrokenProcessPool
         with pytest.raises(BrokenProcessPool, match="exit code 7"):
@@ -137,14 +143,18 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_cannot_travel_fails_its_own_task(method: str) -> None:
     with opened(method) as pool:
+        try:
+            pickle.dumps(threading.Lock())
+        except Exception as error:  # PyPy has another one
+            unpicklable = type(error)
         cases: list[tuple[Any, type[BaseException]]] = [
-            (jobs.lock, TypeError),
-            (jobs.raise_unpicklable, TypeError),
+            (jobs.lock, unpicklable),
+            (jobs.raise_unpicklable, unpicklable),
             (jobs.raise_unloadable, BrokenProcessPool),
         ]
         for job, kind in cases:
             assert type(pool.submit(job).exception(PATIENCE)) is kind
-        assert type(pool.submit(jobs.echo, threading.Lock()).exception(PATIENCE)) is TypeError
+        assert type(pool.submit(jobs.echo, threading.Lock()).exception(PATIENCE)) is unpicklable
         assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
 
 
@@ -201,9 +211,12 @@ def test_a_cancelled_task_never_runs(tmp_path: Path) -> None:
 
 def test_a_closure_travels_by_cloudpickle(method: str) -> None:
     """Where it is installed; plain pickling cannot send it."""
-    pickler = pytest.importorskip("cloudpickle").Pickler
+    try:
+        from cloudpickle import Pickler
+    except (ImportError, AttributeError) as error:
+        pytest.skip(f"cloudpickle cannot be imported here: {error}")
     offset = 7
-    with opened(method, pickler=pickler) as pool:
+    with opened(method, pickler=Pickler) as pool:
         assert pool.submit(lambda number: number + offset, 3).result(PATIENCE) == 10
 
 
@@ -324,6 +337,7 @@ def test_ctrl_c_gives_the_terminal_back_within_a_second(method: str, whom: str, 
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "running\n"
+    time.sleep(0.3)  # a signal that comes just before a thread begins to wait does not wake it on 3.13t
     begin = time.monotonic()
     if whom == "terminal":
         os.killpg(parent.pid, signal.SIGINT)
