@@ -197,6 +197,7 @@ def test_a_task_that_runs_too_long_is_killed_and_nobody_else_notices(method: str
 
 def test_a_cancelled_task_never_runs(tmp_path: Path) -> None:
     journal = str(tmp_path / "journal")
+    Path(journal).touch()
     with opened() as pool:
         futures = [pool.submit(jobs.note, journal, str(number), 0.001) for number in range(300)]
         cancelled = {str(number) for number, future in enumerate(futures) if number % 3 and future.cancel()}
