@@ -23,7 +23,7 @@ class Bell:
         os.set_blocking(self._reader.fileno(), False)
         os.set_blocking(self._writer.fileno(), False)
         forks.close_in_children(self._reader, self._writer)
-        self.abandoned = False
+        self.abandoned: bool = False
 
     @property
     def fd(self) -> int:

@@ -39,7 +39,7 @@ class Dispatch:
         self._bell = bell
         self._most = most
         # Guards all below, the tasks and flags of the workers included. Never held while code of the user's runs.
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.queue: deque[Task] = deque()
         #: Those that live, or were last known to.
         self.workers: list[Handle] = []
@@ -47,13 +47,13 @@ class Dispatch:
         self._pace = Pace()
         self._unused = True  # nothing was submitted yet
         #: No more workers will be started than there are.
-        self.short = False
+        self.short: bool = False
         #: Why the pool is not usable any more, or ``None``.
         self.broken: str | None = None
         #: Shutdown was called.
-        self.closed = False
+        self.closed: bool = False
         #: This is a forked child's copy of the pool.
-        self.foreign = False
+        self.foreign: bool = False
 
     # For submit and shutdown, from any thread.
 

@@ -41,10 +41,10 @@ class Task:
     __slots__ = ("args", "fn", "future", "kwargs")
 
     def __init__(self, future: Future[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.future = future
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
+        self.future: Future[Any] = future
+        self.fn: Any = fn
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
 
 
 class Handle:
@@ -63,25 +63,27 @@ class Handle:
         #: The tasks that it was given and has not answered, by serial, in the order given.
         self.tasks: dict[int, Task] = {}
         #: How many tasks it was given ever.
-        self.given = 0
+        self.given: int = 0
         #: How many tasks were taken back of which it does not know yet. It must get none before it does: it would run
         #: one that was taken back with the token of the new one.
-        self.dropping = 0
+        self.dropping: int = 0
         #: When it last began something, as far as the parent can tell; of ``time.monotonic``.
-        self.since = time.monotonic()
+        self.since: float = time.monotonic()
         #: It has answered since it was last given something: what is behind that does not wait for a long task.
-        self.moving = False
-        self.ready = self.initialized = False
+        self.moving: bool = False
+        self.ready: bool = False
+        #: Its initializer is done, too.
+        self.initialized: bool = False
         #: Somebody is giving it tasks just now.
-        self.claimed = False
+        self.claimed: bool = False
         #: It was told to end, and gets no more tasks.
-        self.leaving = False
+        self.leaving: bool = False
         #: It was killed because its task ran too long.
-        self.timed_out = False
+        self.timed_out: bool = False
         #: After its death: the tasks that it had not begun.
         self.unbegun: list[Task] = []
         #: What it last wrote to standard error.
-        self.tail = ""
+        self.tail: str = ""
         self._out: deque[memoryview] = deque()
         self._serial = 0
         self._reader = protocol.Reader()
