@@ -83,13 +83,17 @@ def close_leaked_pipes(error: BaseException) -> None:
     """Close the pipes that `multiprocessing` makes just before a fork and forgets when it fails.
 
     `popen_fork.Popen._launch` opens four descriptors, then forks; an error of `os.fork` leaves them open for good. They
-    are only to be had from its frame.
+    are only to be had from its frame. `forkserver` forgets its first pipe when there is none left for the second.
     """
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
         if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
             for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
+        elif frame.f_code.co_name == "connect_to_new_process" and "child_r" not in frame.f_locals:
+            for name in ("parent_r", "child_w"):  # the second pipe could not be made
                 if name in frame.f_locals:
                     os.close(frame.f_locals[name])
         traceback = traceback.tb_next
