@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -52,10 +53,11 @@ def crash(how: str) -> None:
 
 
 def write_garbage() -> None:
-    """Write into every pipe that this process has, as a task that closes what it does not know might."""
+    """Write into every socket that this process has: the worker's own pipe is one."""
     for fd in range(3, 64):
         try:
-            os.write(fd, b"this is no message at all, and long enough to be read as one")
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b"this is no message at all, and long enough to be read as one")
         except OSError:
             pass
     time.sleep(60)
