@@ -54,7 +54,7 @@ def crash(how: str) -> None:
 
 def write_garbage() -> None:
     """Write into every socket that this process has: the worker's own pipe is one."""
-    for fd in range(3, 64):
+    for fd in range(3, 4096):  # a descriptor that was given on keeps the parent's number, often a high one
         try:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
                 os.write(fd, b"this is no message at all, and long enough to be read as one")
@@ -65,7 +65,7 @@ def write_garbage() -> None:
 
 def close_everything() -> None:
     """As a task that makes a daemon of itself does."""
-    os.closerange(3, 256)
+    os.closerange(3, 4096)
     time.sleep(60)
 
 
