@@ -1,8 +1,7 @@
 """An AWS Lambda function that uses a process pool: the compat module, for hosts without semaphores.
 
 On Lambda ``concurrent.futures.ProcessPoolExecutor()`` raises ``OSError: [Errno 38] Function not implemented``, because
-the system has no semaphores. With the one changed import the pool runs there too, in threads. What it computes here,
-PBKDF2, releases the GIL, so that threads are as fast as processes.
+the system has no semaphores. With the one changed import the pool runs there too, in worker processes that need none.
 
     python examples/lambda_handler.py     # calls the handler with a sample event
 

@@ -122,7 +122,7 @@ def check_keys(stdout: str, *backends: str) -> None:
 
 def test_lambda_example() -> None:
     """The handler answers the sample event."""
-    check_keys(run("lambda_handler.py").stdout, "processes", "threads", "inline")
+    check_keys(run("lambda_handler.py").stdout, "processes", "pipes", "threads", "inline")
 
 
 def test_lambda_example_where_the_stdlib_would_fail(on_host: OnHost) -> None:
@@ -130,7 +130,7 @@ def test_lambda_example_where_the_stdlib_would_fail(on_host: OnHost) -> None:
     program = [sys.executable, str(EXAMPLES / "lambda_handler.py")]
     outcome = on_host("sem-enosys", program, env=environment(), timeout=TIMEOUT)
     assert outcome.returncode == 0, outcome.stderr
-    check_keys(outcome.stdout, "threads")
-    assert "DowngradeWarning: ProcessPoolExecutor runs in threads" in outcome.stderr
+    check_keys(outcome.stdout, "pipes")
+    assert outcome.stderr == ""
     strict = on_host("sem-enosys", program, env=environment(UNIRUN_COMPAT_MODE="passthrough"), timeout=TIMEOUT)
     assert "OSError: [Errno 38]" in strict.stderr

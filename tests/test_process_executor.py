@@ -50,7 +50,7 @@ def test_map_in_a_scope() -> None:
     assert crunch(PAYLOADS) == SQUARES
     decision = last_decision()
     assert decision is not None
-    assert (decision.origin, decision.backend, decision.workers) == ("Run", "processes", 4)
+    assert (decision.origin, decision.backend, decision.workers) == ("Run", "pipes", 4)
 
 
 def test_map_runs_elsewhere() -> None:

@@ -128,18 +128,26 @@ def render(report: Report) -> str:
 
 def conclusion(report: Report) -> list[str]:
     """Return what a tired reader needs to know, in sentences, process pools first."""
+    from unirun.trace import PROCESSES
+
     processes, threads = report.decisions["processes"], report.decisions["threads"]
     failed = [each.error for each in report.tries if each.subject == "processes" and each.error]
     if failed:
         return [f"A process pool was opened here, and failed: {failed[0]}."]
-    if (why := _refusal(processes, "processes")) is not None:
+    stdlib = report.decisions.get("ProcessPoolExecutor", processes)
+    why = _refusal(stdlib, "processes") or _refusal(processes, "processes") or _refusal(processes, "pipes")
+    run = f"Requests for processes run {_place(processes)}"
+    if processes.backend in PROCESSES and why is not None and why.backend == "processes":
+        said = [f"The stdlib's process pools cannot start here: {cause(why)}.", f"{run}, which are real processes."]
+    elif processes.backend in PROCESSES:
+        works = "Process pools work here." if processes.settled else "Nothing is known to stop process pools here."
+        said = [works, f"{run}."]
+    elif why is not None:
         by = f" by {_method(report)}" if _other_methods(report) else ""
-        said = [f"Process pools cannot start here{by}: {cause(why)}."]
-    elif processes.backend != "processes":
-        said = ["Process pools are left out: UNIRUN_LADDER does not name them, or names something else first."]
+        said = [f"Process pools cannot start here{by}: {cause(why)}.", f"{run}."]
     else:
-        said = ["Process pools work here." if processes.settled else "Nothing is known to stop process pools here."]
-    said.append(f"Requests for processes run {_place(processes)}.")
+        left_out = "Process pools are left out: UNIRUN_LADDER does not name them, or names something else first."
+        said = [left_out, f"{run}."]
     if processes.short is not None:
         said.append(f"More workers could not be started: {cause(processes.short)}.")
     if (why := _refusal(threads, "threads")) is not None:
@@ -149,9 +157,12 @@ def conclusion(report: Report) -> list[str]:
 
 def advice(report: Report) -> list[str]:
     """Return what the reader can do about it, in sentences."""
+    from unirun.trace import PROCESSES
+
     processes, threads = report.decisions["processes"], report.decisions["threads"]
     tips = [f"Process pools start by {each}: set UNIRUN_START_METHOD={each}." for each in _other_methods(report)[:1]]
-    for why in (*processes.refused, *threads.refused, processes.short):
+    refused = () if processes.backend in PROCESSES else processes.refused  # then nothing is to be done about these
+    for why in (*refused, *threads.refused, processes.short):
         tips += _explain(why)[1:] if why is not None else ()
     if processes.backend is None:
         tips.append("To let a lower rung serve: unset UNIRUN_DOWNGRADE=error, and UNIRUN_LADDER if it is set.")
@@ -218,10 +229,13 @@ def _method(report: Report) -> str | None:
 
 def _other_methods(report: Report) -> list[str]:
     """Return the start methods that work where the one in force does not."""
-    if _refusal(report.decisions["processes"], "processes") is None:
+    from unirun.trace import PROCESSES
+
+    decision = report.decisions["processes"]
+    if decision.backend in PROCESSES or not any(why.backend in PROCESSES for why in decision.refused):
         return []
     alone = [each.decision for each in report.tries if each.alone and each.worked]
-    worked = [decision.start_method for decision in alone if decision.backend == "processes"]
+    worked = [decision.start_method for decision in alone if decision.backend in PROCESSES]
     return [method for method in worked if method not in (None, _method(report))]
 
 

@@ -150,7 +150,6 @@ _DEFAULTS: Final = RuntimeConfig(
     force_threads=False,
     downgrade="warn",
     isolation="copy",
-    on_crash="replace",
     worker_logs=False,
 )
 _configured = RuntimeConfig()

@@ -243,7 +243,7 @@ def _is_starting(frame: FrameType | None) -> bool:
     """
     while frame is not None:
         module = frame.f_globals.get("__name__")
-        if module in ("importlib._bootstrap", "unirun.host"):
+        if module in ("importlib._bootstrap", "unirun.host", "unirun.backends.pipes.handle"):
             return True
         of_pool = module in ("concurrent.futures.process", "concurrent.futures.thread")
         if of_pool and frame.f_code.co_name != "shutdown":

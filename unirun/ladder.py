@@ -14,11 +14,12 @@ from unirun.refusal import Failure
 
 __all__ = ["LADDERS", "Plan", "Request", "decide"]
 
-#: The backends that may serve a flavor, best first. `pipes` will come second for what is a drop-in of the stdlib's
-#: pool and first for everybody else; `interpreters` will come before `threads`.
+#: The backends that may serve a flavor, best first. A drop-in hands out the very pool that the stdlib would have, as
+#: long as that one starts; everybody else gets the better one: see ``_ladder``. `interpreters` will come before
+#: `threads`.
 LADDERS: Final[dict[str, tuple[str, ...]]] = {
-    "processes": ("processes", "threads", "inline"),
-    "interpreters": ("interpreters", "processes", "threads", "inline"),
+    "processes": ("pipes", "processes", "threads", "inline"),
+    "interpreters": ("interpreters", "pipes", "processes", "threads", "inline"),
     "threads": ("threads", "inline"),
     "none": ("inline",),
 }
@@ -95,7 +96,7 @@ def decide(request: Request, config: RuntimeConfig, host: Host) -> Plan:
     if request.flavor not in FLAVORS:
         check_choice("flavor", request.flavor, FLAVORS)
     flavor, reason = _flavor(request.flavor, config, host)
-    ladder = LADDERS[flavor]
+    ladder = _ladder(flavor, request, config)
     if config.ladder is not None:
         own = tuple(rung for rung in config.ladder if rung in _MAY_SERVE[flavor])
         if own:
@@ -140,6 +141,17 @@ def _flavor(asked: str, config: RuntimeConfig, host: Host) -> tuple[str, str]:
     return "threads", "auto: no hint"
 
 
+def _ladder(flavor: str, request: Request, config: RuntimeConfig) -> tuple[str, ...]:
+    """Return the backends for a flavor. The stdlib's pool is first for a drop-in, unless something is asked of it that
+    only the pool over pipes can do.
+    """
+    ladder = LADDERS[flavor]
+    if not request.dropin or config.task_timeout is not None or config.on_crash is not None or config.worker_logs:
+        return ladder
+    swapped = {"pipes": "processes", "processes": "pipes"}
+    return tuple(swapped.get(rung, rung) for rung in ladder)
+
+
 def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
     """Return why the host facts exclude a rung, or ``None``."""
     if rung == "interpreters":
@@ -152,6 +164,14 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
         )
     if rung not in ("processes", "pipes"):
         return None  # only a try can tell
+    if rung == "pipes" and host.platform == "win32":
+        return Failure(
+            backend=rung,
+            stage="import",
+            error="ImportError",
+            errno=None,
+            message="this platform has no pipes that can be written without blocking",
+        )
     if rung == "processes" and host.no_processes is not None:
         return host.no_processes
     if rung == "processes" and host.daemonic:

@@ -45,8 +45,9 @@ class _Decision:
             return self
         if not pool._unirun_managed:
             raise AttributeError(f"nothing was decided for this {type(pool).__name__}: it is a pool of the stdlib's")
-        decision, short = pool._unirun_opening.decision, pool._unirun_short
-        if short is None or pool._unirun_lower is not None:
+        decision, lower = pool._unirun_opening.decision, pool._unirun_lower
+        short = pool._unirun_short if lower is None else getattr(lower, "short", None)
+        if short is None:
             return decision
         from dataclasses import replace
 
@@ -151,7 +152,11 @@ class ManagedExecutor(Executor):
             if self._unirun_closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             try:
-                if self._unirun_constructed and opening.rung == self._unirun_own_rung:
+                if opening.rung == self._unirun_own_rung:
+                    if not self._unirun_constructed:  # not the first rung of this ladder
+                        self._unirun_construct_own(opening.plan.workers, self._unirun_spec)
+                        self._unirun_constructed = True
+                        continue  # a shutdown may have come before, when there was nothing to shut down
                     # The task itself opens the stdlib's pool, unless there is something to say before it runs.
                     first = (nothing, (), {}) if opening.decision.downgraded else (fn, args, kwargs)
                     future, up = self._unirun_start_own(*first)
@@ -161,47 +166,33 @@ class ManagedExecutor(Executor):
                     if first[0] is fn:
                         return future
                 else:
-                    self._unirun_descend(opening.rung)
+                    self._unirun_descend(opening.rung, (fn, *args, *kwargs.values()))
             except Refused as refused:
                 self._unirun_constructed = False
                 opening.refuse(refused)
         return None
 
-    def _unirun_descend(self, rung: str) -> None:
-        """Open a lower rung."""
-        if rung == "pipes":
-            self._unirun_descend_to_pipes()
-            return
+    def _unirun_descend(self, rung: str, task: tuple[Any, ...]) -> None:
+        """Open a rung that is not the stdlib's own pool, for a task of which the function and the values are given."""
         from unirun.backends.inline import InlinePool
         from unirun.backends.lowered import Lowered, LoweredState
         from unirun.backends.threads import open_threads
 
         state = LoweredState(self._unirun_semantics())  # before a thread is started: it may refuse the initializer
         lower = open_threads(self._max_workers) if rung == "threads" else InlinePool()
+        workers = self._max_workers if rung == "threads" else None
+        self._unirun_stand_on(Lowered(lower, state), workers, getattr(lower, "_unirun_short", None))
+
+    def _unirun_stand_on(self, pool: Executor, workers: int | None, short: Failure | None) -> None:
+        """Let a rung serve that was just opened."""
         try:
-            self._unirun_opening.settle(
-                workers=self._max_workers if rung == "threads" else None, short=getattr(lower, "_unirun_short", None)
-            )
+            self._unirun_opening.settle(workers=workers, short=short)
         except BaseException:  # the warning was made an error: nothing runs until the user has decided
-            lower.shutdown(wait=False)
+            pool.shutdown(wait=False)
             raise
-        self._unirun_lower = Lowered(lower, state)
+        self._unirun_lower = pool
         if self._unirun_closed:  # by another thread, meanwhile
-            self._unirun_lower.shutdown(wait=False)
-
-    def _unirun_descend_to_pipes(self) -> None:
-        """Open the process pool that needs no semaphore. What runs there are processes: nothing is to be imitated."""
-        from unirun.backends.pipes.pool import open_pipes
-
-        lower: Any = open_pipes(self._max_workers, *self._unirun_worker_arguments())
-        try:
-            self._unirun_opening.settle(workers=self._max_workers, short=lower.short)
-        except BaseException:  # the warning was made an error
-            lower.shutdown(wait=False)
-            raise
-        self._unirun_lower = lower
-        if self._unirun_closed:  # by another thread, meanwhile
-            lower.shutdown(wait=False)
+            pool.shutdown(wait=False)
 
     _unirun_short = None
 
@@ -222,10 +213,6 @@ class ManagedExecutor(Executor):
 
     def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
         """Start the stdlib's pool by a task; return its future and whether the pool is up, or raise ``Refused``."""
-        raise NotImplementedError
-
-    def _unirun_worker_arguments(self) -> tuple[Any, ...]:
-        """Return how worker processes are started and treated, for ``open_pipes``."""
         raise NotImplementedError
 
     def _unirun_semantics(self) -> Semantics:

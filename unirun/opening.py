@@ -5,6 +5,7 @@ Kept apart from the pools themselves, which are the stdlib's classes: an ``Openi
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from unirun.config import RuntimeConfig
 from unirun.errors import BootstrapError, DowngradeError
 from unirun.ladder import Plan, Request, decide
 from unirun.refusal import Failure, Refused, failure, lasting
-from unirun.trace import DecisionTrace, DowngradeWarning, Listener
+from unirun.trace import PROCESSES, DecisionTrace, DowngradeWarning, Listener
 
 __all__ = ["Opening", "PoolSpec", "dropin"]
 
@@ -118,9 +119,22 @@ class Opening:
         why = failure(rung, refused.stage, refused.error)
         if rung == "processes" and refused.stage in ("import", "construct") and lasting(refused.error):
             host.remember(why)
-        self.decision = replace(self.decision, refused=(*self.decision.refused, why))
+        self.decision = replace(self.decision, refused=(*self.decision.refused, why, *self._twins(why, refused.error)))
         self._aim()
         self._check_allowed(refused.error)
+
+    def _twins(self, why: Failure, error: BaseException) -> list[Failure]:
+        """Take the rungs off the ladder that would fail in the same way, and return why.
+
+        Workers of `processes` and `pipes` start alike. Those that ended before they were ready would do so again, and
+        import the user's main module once more for it.
+        """
+        if why.stage != "bootstrap" or not isinstance(error, BrokenExecutor):
+            return []
+        twins = [rung for rung in self._left if rung in PROCESSES]
+        self._left = [rung for rung in self._left if rung not in twins]
+        message = f"its workers start as those of {why.backend} do"
+        return [replace(why, backend=rung, message=message) for rung in twins]
 
     def settle(self, *, workers: int | None, short: Failure | None = None) -> None:
         """Say that the present rung has started: to the trace, the listeners and, if it is a lower one, to the user.
@@ -149,13 +163,14 @@ class Opening:
 
     def _aim(self) -> None:
         backend = self._left[0] if self._left else None
-        method = self.plan.start_method if backend in ("processes", "pipes") else None
+        method = self.plan.start_method if backend in PROCESSES else None
         workers = None if backend == "inline" else self.plan.workers
         self.decision = replace(self.decision, backend=backend, start_method=method, workers=workers)
         trace.remember(self.decision)
 
     def _check_allowed(self, cause: BaseException | None) -> None:
-        if self._left and self.config.downgrade != "error" and not self.facts.bootstrapping:
+        allowed = self.config.downgrade != "error" or not self.decision.downgraded
+        if self._left and allowed and not self.facts.bootstrapping:
             return
         self.decision = replace(self.decision, backend=None, workers=None, start_method=None, settled=True)
         if self.facts.bootstrapping:

@@ -1,4 +1,4 @@
-"""The managed process pool: the stdlib's own class where process pools start, with a way down where they do not."""
+"""The managed process pool: the stdlib's own class where its pool starts, with a way down where it does not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, ParamSpec, TypeVar
 
     from unirun.backends.lowered import Semantics
+    from unirun.backends.pipes.terms import Terms
     from unirun.opening import Opening, PoolSpec
 
     P = ParamSpec("P")
@@ -29,9 +30,10 @@ _STDLIB: Any = GuardedProcessPool.__base__
 class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     """``concurrent.futures.ProcessPoolExecutor``, on any host.
 
-    Arguments, methods and behaviour are those of the running Python's class. Where process pools cannot start, threads
-    serve, or the calling thread itself, with arguments and results copied as processes would copy them; ``decision``
-    and a ``DowngradeWarning`` say so. The first ``submit`` waits until one worker is up.
+    Arguments, methods and behaviour are those of the running Python's class. Where its pool cannot start, the process
+    pool over pipes serves, which needs no semaphores. Where no process can be started, threads serve, or the calling
+    thread itself, with arguments and results copied as processes would copy them; ``decision`` and a
+    ``DowngradeWarning`` say so. The first ``submit`` waits until one worker is up.
 
     Raises:
         DowngradeError: From the constructor or the first ``submit``: no rung can serve, or ``UNIRUN_DOWNGRADE=error``.
@@ -123,38 +125,58 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         self._unirun_construct(workers, context, spec.initializer, spec.initargs, spec.max_tasks_per_child)
 
     def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:
+        if (refused := self._unirun_missing_names((fn, *args, *kwargs.values()))) is not None:
+            self._unirun_abandon()
+            raise refused
+        return self._unirun_start(fn, args, kwargs)
+
+    def _unirun_missing_names(self, task: tuple[Any, ...]) -> Exception | None:
+        """Return a ``Refused`` if workers would not find what a task, or the initializer, names in ``__main__``."""
         from unirun.backends.lowered import mentions_main
         from unirun.refusal import Refused
 
         opening = self._unirun_opening
         method = opening.plan.start_method
-        if opening.facts.main == "interactive" and method != "fork":
-            given = (fn, *args, *kwargs.values(), self._unirun_spec.initializer, *self._unirun_spec.initargs)
-            if mentions_main(*given):
-                self._unirun_abandon()
-                why = f"a worker started by {method!r} does not import this main module and so cannot find its names"
-                raise Refused("bootstrap", AttributeError(why))
-        return self._unirun_start(fn, args, kwargs)
+        if opening.facts.main != "interactive" or method == "fork":
+            return None
+        if not mentions_main(*task, self._unirun_spec.initializer, *self._unirun_spec.initargs):
+            return None
+        why = f"a worker started by {method!r} does not import this main module and so cannot find its names"
+        return Refused("bootstrap", AttributeError(why))
+
+    def _unirun_descend(self, rung: str, task: tuple[Any, ...]) -> None:
+        if rung != "pipes":
+            super()._unirun_descend(rung, task)
+            return
+        from unirun.backends.pipes.pool import open_pipes
+
+        spec, terms = self._unirun_spec, self._unirun_terms()
+        named = () if terms.pickler is not None else task
+        if (refused := self._unirun_missing_names(named)) is not None:
+            raise refused
+        pool = open_pipes(self._max_workers, self._unirun_context(), spec.initializer, spec.initargs, terms)
+        self._processes = pool.processes  # programs look into it to kill workers
+        self._unirun_stand_on(pool, len(pool.processes) if pool.short else self._max_workers, pool.short)
 
     def _unirun_context(self) -> Any:
         import multiprocessing
 
         return self._unirun_spec.mp_context or multiprocessing.get_context(self._unirun_opening.plan.start_method)
 
-    def _unirun_worker_arguments(self) -> tuple[Any, ...]:
+    def _unirun_terms(self) -> Terms:
         from unirun.backends.pipes.terms import Terms
 
-        spec = self._unirun_spec
-        config = self._unirun_opening.config
-        terms = Terms(
-            max_tasks_per_child=spec.max_tasks_per_child,
+        opening = self._unirun_opening
+        config = opening.config
+        return Terms(
+            max_tasks_per_child=self._unirun_spec.max_tasks_per_child,
             task_timeout=config.task_timeout,
             on_crash=config.on_crash or "replace",
             log_level=_lowest_level() if config.worker_logs else None,
             pickler=_by_value(),
-            by_value=self._unirun_opening.facts.main == "interactive",
+            # Forked workers have what `__main__` had, globals included, which a copy by value would not share.
+            by_value=opening.facts.main == "interactive" and opening.plan.start_method != "fork",
         )
-        return self._unirun_context(), spec.initializer, spec.initargs, terms
 
     def _unirun_started(self) -> int:
         return len(self._unirun_workers()) if self._unirun_short is not None else self._max_workers

@@ -22,6 +22,9 @@ __all__ = [
 
 LOGGER: Final = logging.getLogger("unirun")
 
+#: The backends whose workers are processes.
+PROCESSES: Final = frozenset({"processes", "pipes"})
+
 Listener = Callable[["DecisionTrace"], object]
 
 
@@ -63,8 +66,11 @@ class DecisionTrace:
 
     @property
     def downgraded(self) -> bool:
-        """Whether a lower rung serves than the ladder's first."""
-        return self.backend is not None and self.backend != self.ladder[0]
+        """Whether a lower rung serves than the ladder's first.
+
+        Not between ``processes`` and ``pipes``: worker processes serve either way, and nothing changes for the user.
+        """
+        return self.backend not in (None, self.ladder[0]) and not {self.backend, self.ladder[0]} <= PROCESSES
 
     def render(self) -> str:
         """Return the decision as one readable line."""
@@ -193,7 +199,7 @@ def publish(decision: DecisionTrace, *, target: str | None, listener: Listener |
         return
     _telling.on = True
     try:
-        level = logging.INFO if decision.downgraded or decision.backend is None else logging.DEBUG
+        level = logging.DEBUG if decision.backend == decision.ladder[0] else logging.INFO
         _log(level, "%s", decision.render(), extra={"decision": decision})
         if target is not None:
             _write(decision, target)

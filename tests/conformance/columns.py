@@ -7,7 +7,7 @@ A column is what is asked for, by whom, and which rung serves it:
     compat-processes-on-pipes-fork  compat-processes-on-pipes-spawn  compat-processes-on-pipes-forkserver
     compat-processes-on-threads  compat-processes-on-inline                                        the same, lowered
     compat-threads  compat-threads-on-inline
-    run-processes  run-threads  run-none                                                           the explicit API
+    run-processes  run-processes-on-processes  run-threads  run-none                               the explicit API
 """
 
 import concurrent.futures
@@ -51,13 +51,14 @@ class Column:
 
     @property
     def lowered(self) -> bool:
-        """Whether a lower rung serves than was asked for."""
-        return self.flavor not in ("none", self.rung)
+        """Whether another rung serves than the first for what was asked for."""
+        first = {"none": "inline", "processes": "pipes" if self.maker == "run" else "processes"}
+        return self.rung != first.get(self.flavor, self.flavor)
 
     @property
     def imitated(self) -> bool:
         """Whether that rung runs tasks in this process, and so only imitates what was asked for."""
-        return self.lowered and self.rung != "pipes"
+        return self.lowered and self.rung in ("threads", "inline")
 
     @property
     def traits(self) -> frozenset[str]:
@@ -129,6 +130,7 @@ COLUMNS: Final = (
     Column(maker="compat", flavor="processes", rung="inline"),
     Column(maker="compat", flavor="threads", rung="threads"),
     Column(maker="compat", flavor="threads", rung="inline"),
+    Column(maker="run", flavor="processes", rung="pipes"),
     Column(maker="run", flavor="processes", rung="processes"),
     Column(maker="run", flavor="threads", rung="threads"),
     Column(maker="run", flavor="none", rung="inline"),

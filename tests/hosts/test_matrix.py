@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,31 @@ PARTS = ("crunch", "crunch_via_compat", "crunch_async")
 POOL_LINES = {"crunch": "with Run(", "crunch_via_compat": ".ProcessPoolExecutor(", "crunch_async": "to_process("}
 METHODS = multiprocessing.get_all_start_methods()
 
-Refusal = tuple[str, str, str, int | None]
+#: stage, error, errno
+Refusal = tuple[str, str, int | None]
 
-SEMAPHORES = ("processes", "construct")
-#: host: what each of the three pools runs in, and what the first refused rung says.
-HOSTS: dict[str, tuple[str, Refusal | None]] = {
-    "healthy": ("processes", None),
-    "sysconf-eperm": ("processes", None),
-    "sem-enosys": ("threads", (*SEMAPHORES, "OSError", 38)),
-    "sem-enoent": ("threads", (*SEMAPHORES, "FileNotFoundError", 2)),
-    "sem-eacces": ("threads", (*SEMAPHORES, "PermissionError", 13)),
-    "sem-enospc": ("threads", (*SEMAPHORES, "OSError", 28)),
-    "shm-readonly": ("threads", (*SEMAPHORES, "OSError", 30)),
-    "fork-refused": ("threads", ("processes", "start", "BlockingIOError", 11)),
-    "threads-refused-second": ("inline", ("processes", "start", "RuntimeError", None)),
-    "threads-refused": ("inline", ("processes", "start", "RuntimeError", None)),
-    "nothing": ("inline", (*SEMAPHORES, "OSError", 38)),
-    "nproc": ("inline", ("processes", "start", "BlockingIOError", 11)),
+FORK: Refusal = ("start", "BlockingIOError", 11)
+THREAD: Refusal = ("start", "RuntimeError", None)
+#: What the three pools run in where worker processes serve: the stdlib's pool is first for its drop-in only.
+HEALTHY = ("pipes", "processes", "pipes")
+PIPES, THREADS, INLINE = ("pipes",) * 3, ("threads",) * 3, ("inline",) * 3
+NO_FORK = {"pipes": {FORK}, "processes": {FORK}, "threads": {THREAD}}
+NO_THREADS = {"pipes": {THREAD}, "processes": {THREAD}, "threads": {THREAD}}
+#: host: what each of the three pools runs in, and what each refused rung says.
+HOSTS: dict[str, tuple[tuple[str, str, str], dict[str, set[Refusal]]]] = {
+    "healthy": (HEALTHY, {}),
+    "sysconf-eperm": (HEALTHY, {}),
+    "sem-enosys": (PIPES, {"processes": {("construct", "OSError", 38)}}),
+    "sem-enoent": (PIPES, {"processes": {("construct", "FileNotFoundError", 2)}}),
+    "sem-eacces": (PIPES, {"processes": {("construct", "PermissionError", 13)}}),
+    "sem-enospc": (PIPES, {"processes": {("construct", "OSError", 28)}}),
+    "shm-readonly": (PIPES, {"processes": {("construct", "OSError", 30)}}),
+    "fork-refused": (THREADS, NO_FORK),
+    # A pool over pipes has one thread, the stdlib's has two.
+    "threads-refused-second": (("pipes", "inline", "inline"), NO_THREADS),
+    "threads-refused": (INLINE, NO_THREADS),
+    "nothing": (INLINE, {**NO_FORK, "processes": {("construct", "OSError", 38)}}),
+    "nproc": (INLINE, NO_FORK),
 }
 
 
@@ -59,7 +68,7 @@ def run(on_host: OnHost, host: str, argv: list[str], folder: Path, **options: An
     return outcome, json.loads(lines[0])
 
 
-def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], *refusals: Refusal | None) -> None:
+def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], refusals: dict[str, set[Refusal]]) -> None:
     assert sorted(map(int, log.read_text().split())) == sorted([3, 1, 4, 1, 5, 9, 2, 6] * 3), "not once each"
     for part, backend in zip(PARTS, backends, strict=True):
         found = report[part]
@@ -67,17 +76,14 @@ def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], *re
         assert found["results"] == RESULTS
         assert decision["backend"] == backend
         assert decision["settled"]
-        assert found["elsewhere"] == (backend == "processes")
-        assert found["here"] == (backend != "processes")
-        if backend == "processes":
+        assert found["elsewhere"] == (backend in ("processes", "pipes"))
+        assert found["here"] != found["elsewhere"]
+        assert {r["backend"] for r in decision["refused"]} >= set(takewhile(backend.__ne__, decision["ladder"]))
+        for r in decision["refused"]:
+            assert (r["stage"], r["error"], r["errno"]) in refusals[r["backend"]], r
+        if found["elsewhere"]:
             assert found["warnings"] == []
-            assert decision["refused"] == []
             continue
-        refused = [(r["backend"], r["stage"], r["error"], r["errno"]) for r in decision["refused"]]
-        assert refused[0] in refusals
-        assert [r[0] for r in refused] == list(decision["ladder"])[: len(refused)]
-        if backend == "inline":
-            assert refused[1] == ("threads", "start", "RuntimeError", None)
         (warning,) = found["warnings"]
         assert warning["category"] == "DowngradeWarning"
         assert all(r["message"] in warning["text"] for r in decision["refused"])
@@ -88,9 +94,8 @@ def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], *re
 @pytest.mark.parametrize("host", HOSTS)
 def test_host(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
     """A guarded script."""
-    backend, refusal = HOSTS[host]
     _, report = run(on_host, host, [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
-    check(report, tmp_path / "log", (backend, backend, backend), refusal)
+    check(report, tmp_path / "log", *HOSTS[host])
     assert {w["file"] for part in PARTS for w in report[part]["warnings"]} <= {str(PROGRAMS / "seed.py")}
 
 
@@ -109,8 +114,8 @@ def test_host(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
 def test_half_a_start(on_host: OnHost, tmp_path: Path, host: str, method: str, started: int) -> None:
     """The first pool runs with the workers that it got, if any, and says so; the next one gets none."""
     _, report = run(on_host, host, [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
-    first = "processes" if started else "threads"
-    check(report, tmp_path / "log", (first, "threads", "threads"), ("processes", "start", "BlockingIOError", 11))
+    first = "pipes" if started else "threads"
+    check(report, tmp_path / "log", (first, "threads", "threads"), NO_FORK)
     if method == "fork":
         decision = report["crunch"]["decision"]
         assert decision["workers"] == started
@@ -171,15 +176,16 @@ def test_a_lock_for_the_initializer(on_host: OnHost, tmp_path: Path, host: str, 
 def test_daemonic_parent(on_host: OnHost, tmp_path: Path, method: str) -> None:
     """Inside a worker of a `multiprocessing.Pool`."""
     _, report = run(on_host, "healthy", [str(PROGRAMS / "seed.py"), method, "log", "daemonic"], tmp_path)
-    check(report, tmp_path / "log", ("threads",) * 3, ("processes", "start", "AssertionError", None))
+    check(report, tmp_path / "log", PIPES, {"processes": {("start", "AssertionError", None)}})
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_script_on_standard_input(on_host: OnHost, tmp_path: Path, method: str) -> None:
     """A worker that does not fork cannot import a main module that has no file."""
     _, report = run(on_host, "healthy", ["-", method, "log"], tmp_path, stdin=SEED)
-    backend = "processes" if method == "fork" else "threads"
-    check(report, tmp_path / "log", (backend,) * 3, ("processes", "bootstrap", "FileNotFoundError", 2))
+    refusals: set[Refusal] = {("bootstrap", "FileNotFoundError", 2)}
+    backends = HEALTHY if method == "fork" else THREADS
+    check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,21 +195,21 @@ def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> N
     script = tmp_path / "script.py"
     script.write_text(SEED.removesuffix(GUARD) + "main()\n")
     _, report = run(on_host, "healthy", ["script.py", method, "log"], tmp_path)
-    backend = "processes" if method == "fork" else "threads"
-    refusals: list[Refusal] = [("processes", "bootstrap", "BrokenProcessPool", None)]
+    refusals: set[Refusal] = {("bootstrap", "BrokenProcessPool", None)}
     if method == "forkserver":
         # Where the server imports the main module itself, it is the server that dies, and where the parent notices
         # is a race inside of the stdlib.
-        refusals += [
-            ("processes", "start", "EOFError", None),
-            ("processes", "start", "ConnectionResetError", 104),
-            ("processes", "start", "BrokenPipeError", 32),
-        ]
-    check(report, tmp_path / "log", (backend,) * 3, *refusals)
+        refusals |= {
+            ("start", "EOFError", None),
+            ("start", "ConnectionResetError", 104),
+            ("start", "BrokenPipeError", 32),
+        }
+    backends = HEALTHY if method == "fork" else THREADS
+    check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("host", [host for host, (backend, _) in HOSTS.items() if backend != "processes"])
+@pytest.mark.parametrize("host", [host for host, (backends, _) in HOSTS.items() if backends in (THREADS, INLINE)])
 def test_downgrades_as_errors(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
     """UNIRUN_DOWNGRADE=error: each request fails before any of its tasks ran, and the error names what refused."""
     tmp_path.chmod(0o777)
@@ -216,13 +222,14 @@ def test_downgrades_as_errors(on_host: OnHost, tmp_path: Path, host: str, method
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.left_behind == ()
     assert not (tmp_path / "log").exists(), "a task ran"
-    _, refusal = HOSTS[host]
-    assert refusal is not None
+    _, refusals = HOSTS[host]
     told = json.loads(outcome.stdout.splitlines()[0])
     assert len(told) == 3
     for message, refused in told:
-        assert refused == [list(refusal[:3])]
-        assert f"{refusal[0]} refused ({refusal[2]}: " in message
+        assert sorted(backend for backend, _, _ in refused) == ["pipes", "processes"]
+        for backend, stage, error in refused:
+            assert (stage, error) in {refusal[:2] for refusal in refusals[backend]}
+            assert f"{backend} refused ({error}: " in message
         assert "threads, inline not tried" in message
 
 

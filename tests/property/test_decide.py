@@ -75,10 +75,19 @@ def test_without_a_ladder_of_ones_own_inline_always_serves(
 ) -> None:
     plan = decide(request_, config, host)
     if config.ladder is None:
-        assert plan.ladder == LADDERS[plan.flavor]
+        assert sorted(plan.ladder) == sorted(LADDERS[plan.flavor])
         assert plan.rungs[-1] == "inline"
     else:
         assert set(plan.ladder) <= {*config.ladder, *LADDERS[plan.flavor]}
+
+
+@given(requests, configs(), hosts)
+def test_the_stdlibs_pool_is_first_for_its_drop_in(request_: Request, config: RuntimeConfig, host: Host) -> None:
+    """Unless something is asked of it that it cannot do."""
+    ladder = decide(request_, config, host).ladder
+    if config.ladder is None and "pipes" in ladder:
+        more = config.task_timeout is not None or config.on_crash is not None or config.worker_logs is True
+        assert (ladder.index("processes") < ladder.index("pipes")) == (request_.dropin and not more)
 
 
 @given(requests, configs(), hosts)

@@ -61,7 +61,7 @@ class SemLock(RealSemLock):  # type: ignore[misc, valid-type]
 
 def start(thread: threading.Thread) -> None:
     # The threads of this program itself are not refused.
-    if not thread.name.startswith("stress") and refuse(0.1):
+    if not thread.name.startswith("stress") and refuse(0.4):
         raise RuntimeError("can't start new thread")
     real_start(thread)
 

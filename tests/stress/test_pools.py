@@ -48,4 +48,4 @@ def test_pools_under_random_refusals(on_host: OnHost, method: str) -> None:
     assert report["wrong"] == []
     assert report["after"] == report["before"], "something leaked"
     assert sum(report["served"].values()) == POOLS[method] + 1
-    assert set(report["served"]) == {"processes", "threads", "inline"}, "the refusals did not reach every rung"
+    assert set(report["served"]) == {"processes", "pipes", "threads", "inline"}, "the refusals did not reach every rung"

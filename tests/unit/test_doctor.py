@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from unirun.ladder import Request, decide
 from unirun.refusal import Failure, Stage, failure
 from unirun.trace import DecisionTrace
 
+METHOD = multiprocessing.get_all_start_methods()[0]
 COMMAND = [sys.executable, "-m", "unirun"]
 #: A computer that refuses nothing, whichever one the tests run on.
 HEALTHY = Host(
@@ -38,6 +40,7 @@ HEALTHY = Host(
     subinterpreter=False,
     main="importable",
 )
+NO_WORKERS = replace(HEALTHY, main="missing", default_start_method="spawn")
 NO_SEMAPHORES = replace(HEALTHY, no_processes=failure("processes", "construct", OSError(errno.ENOSYS, "no such thing")))
 
 
@@ -96,9 +99,7 @@ def test_help_imports_no_pool() -> None:
 def test_a_healthy_host_in_words() -> None:
     done = run("doctor")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(
-        "Nothing is known to stop process pools here. Requests for processes run in processes"
-    )
+    assert done.stdout.startswith("Nothing is known to stop process pools here. Requests for processes run in pipes by")
     for words in (*FLAVORS, "ThreadPoolExecutor (compat)", "doctor --try", "all defaults: no UNIRUN_* variable"):
         assert words in done.stdout
 
@@ -259,8 +260,8 @@ def test_every_host_gets_a_report_that_leaves_nothing_behind(on_host: OnHost, na
 def test_a_host_without_semaphores_in_words(on_host: OnHost, more: list[str]) -> None:
     outcome = on_host("sem-enosys", [*COMMAND, "doctor", *more], env=environment(UNIRUN_MAX_WORKERS="2"))
     assert " ".join(outcome.stdout.split()).startswith(
-        "Process pools cannot start here: semaphores are refused ([Errno 38] Function not implemented). "
-        "Requests for processes run in threads (2 workers). What to do"
+        "The stdlib's process pools cannot start here: semaphores are refused ([Errno 38] Function not implemented). "
+        f"Requests for processes run in pipes by {METHOD} (2 workers), which are real processes. What "
     )
 
 
@@ -268,10 +269,11 @@ HANGS = """
 import sys, time
 from unirun import cli, doctor
 from unirun.backends import processes
+from unirun.backends.pipes.manager import Manager
 
 if __name__ == "__main__":
     doctor.PATIENCE = 1.0
-    processes.Ready.wait = lambda self: time.sleep(60)
+    processes.Ready.wait = Manager._hear = lambda *_: time.sleep(60)
     sys.exit(cli.main(["doctor", "--try"]))
 """
 
@@ -320,18 +322,28 @@ def tried(
 def test_no_semaphores(monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_on(monkeypatch, NO_SEMAPHORES)
     assert cli.conclusion(report) == [
-        "Process pools cannot start here: semaphores are refused ([Errno 38] no such thing).",
-        "Requests for processes run in threads (3 workers).",
+        "The stdlib's process pools cannot start here: semaphores are refused ([Errno 38] no such thing).",
+        "Requests for processes run in pipes by fork (3 workers), which are real processes.",
     ]
     text = cli.render(report)
     assert text.index("What to do") < text.index("What each request gets") < text.index("This host")
-    assert "(GIL)" in text
-    assert "UNIRUN_DOWNGRADE=error" in text
+    assert "UNIRUN_DOWNGRADE=error" not in text
     assert "not in processes: semaphores are refused" in text
 
 
+def test_no_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = report_on(monkeypatch, NO_WORKERS)
+    assert " ".join(cli.conclusion(report)) == (
+        "Process pools cannot start here: no worker got as far as its first task (a worker started by 'spawn' cannot "
+        "import the main module: its file does not exist). Requests for processes run in threads (3 workers)."
+    )
+    text = cli.render(report)
+    assert "(GIL)" in text
+    assert "UNIRUN_DOWNGRADE=error" in text
+
+
 def test_without_a_gil_threads_compute_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = report_on(monkeypatch, replace(NO_SEMAPHORES, gil=False), UNIRUN_CPU_BOUND="1")
+    report = report_on(monkeypatch, replace(NO_WORKERS, gil=False), UNIRUN_CPU_BOUND="1")
     text = cli.render(report)
     assert "in threads (3 workers); auto: CPU-bound, and there is no GIL" in text
     assert "without a GIL" in text
@@ -341,21 +353,23 @@ def test_without_a_gil_threads_compute_in_parallel(monkeypatch: pytest.MonkeyPat
 def test_a_daemonic_process(monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_on(monkeypatch, replace(HEALTHY, daemonic=True))
     assert cli.conclusion(report)[0].startswith(
-        "Process pools cannot start here: this process is a daemonic worker (Asser"
+        "The stdlib's process pools cannot start here: this process is a daemonic worker (Asser"
     )
-    assert "Open the pool in the program that started it." in cli.advice(report)
+    assert "Open the pool in the program that started it." not in cli.advice(report)
+    alone = report_on(monkeypatch, replace(HEALTHY, daemonic=True), UNIRUN_LADDER="processes,threads")
+    assert "Open the pool in the program that started it." in cli.advice(alone)
 
 
 def test_no_multiprocessing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = failure("processes", "import", ImportError("No module named '_multiprocessing'"))
     bare = replace(HEALTHY, start_methods=(), default_start_method=None, no_processes=missing)
-    text = cli.render(report_on(monkeypatch, bare))
+    text = cli.render(report_on(monkeypatch, bare, UNIRUN_LADDER="processes,threads"))
     assert text.startswith("Process pools cannot start here: what they are made of is missing (ImportError: No module")
     assert "none: this Python has no multiprocessing" in text
 
 
 def test_downgrades_that_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = report_on(monkeypatch, NO_SEMAPHORES, UNIRUN_DOWNGRADE="error")
+    report = report_on(monkeypatch, NO_WORKERS, UNIRUN_DOWNGRADE="error")
     assert cli.conclusion(report)[1] == "Requests for processes run nowhere: they raise DowngradeError."
     assert any("unset UNIRUN_DOWNGRADE=error" in tip for tip in cli.advice(report))
 
@@ -378,19 +392,19 @@ def test_a_start_method_that_works_is_recommended(monkeypatch: pytest.MonkeyPatc
 
 def test_half_a_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_on(monkeypatch, HEALTHY)
-    short = failure("processes", "start", OSError(errno.ENOMEM, "full"))
+    short = failure("pipes", "start", OSError(errno.ENOMEM, "full"))
     served = replace(report.decisions["processes"], short=short, workers=1, settled=True)
     report = replace(report, decisions={**report.decisions, "processes": served}, tries=(tried("processes", served),))
     assert cli.conclusion(report) == [
         "Process pools work here.",
-        "Requests for processes run in processes by fork (1 worker).",
+        "Requests for processes run in pipes by fork (1 worker).",
         "More workers could not be started: memory is short ([Errno 12] full).",
     ]
     assert "Give it more memory, or fewer workers (UNIRUN_MAX_WORKERS)." in cli.advice(report)
 
 
 def test_no_threads_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = report_on(monkeypatch, NO_SEMAPHORES)
+    report = report_on(monkeypatch, NO_WORKERS)
     no_threads = failure("threads", "start", RuntimeError("can't start new thread"))
     decisions = {
         name: replace(decision, refused=(*decision.refused, no_threads), backend="inline", workers=None)

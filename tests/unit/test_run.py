@@ -497,20 +497,22 @@ def on_a_host(on_host: OnHost, host: str, words: list[str], folder: Path, **vari
 
 def test_strict_makes_a_downgrade_an_error(on_host: OnHost, tmp_path: Path) -> None:
     write(tmp_path / "app.py", POOL)
-    status, out, err = on_a_host(on_host, "sem-enosys", ["app.py", "--strict"], tmp_path)
+    status, out, err = on_a_host(on_host, "fork-refused", ["app.py", "--strict"], tmp_path)
     assert (status, out) == (0, "3 ['--strict']\n")
     assert "app.py:6: DowngradeWarning: ProcessPoolExecutor runs in threads" in err
-    status, out, err = on_a_host(on_host, "sem-enosys", ["--strict", "app.py"], tmp_path, UNIRUN_DOWNGRADE="silent")
+    status, out, err = on_a_host(on_host, "fork-refused", ["--strict", "app.py"], tmp_path, UNIRUN_DOWNGRADE="silent")
     assert (status, out) == (1, "")
     assert "unirun.errors.DowngradeError: ProcessPoolExecutor cannot be served as asked" in err
 
 
 def test_trace_says_each_decision(on_host: OnHost, tmp_path: Path) -> None:
     write(tmp_path / "app.py", POOL)
-    status, out, err = on_a_host(on_host, "sem-enosys", ["--trace", "app.py", "a"], tmp_path, UNIRUN_DOWNGRADE="silent")
+    status, out, err = on_a_host(
+        on_host, "fork-refused", ["--trace", "app.py", "a"], tmp_path, UNIRUN_DOWNGRADE="silent"
+    )
     assert (status, out) == (0, "3 ['a']\n")
     assert err.startswith("unirun: ProcessPoolExecutor runs in threads (2 workers); ")
-    assert "processes refused (OSError: [Errno 38]" in err
+    assert "processes refused (BlockingIOError: [Errno 11]" in err
     assert err.count("\n") == 1
 
 
@@ -575,12 +577,12 @@ def test_summary_says_why_it_was_not_the_first_rung(on_host: OnHost, tmp_path: P
         (["--strict", "--summary"], "nowhere", 1),
         (["--summary", "--trace"], "threads (2 workers)", 0),
     ):
-        done = on_a_host(on_host, "sem-enosys", [*words, "app.py"], tmp_path, UNIRUN_DOWNGRADE="silent")
+        done = on_a_host(on_host, "fork-refused", [*words, "app.py"], tmp_path, UNIRUN_DOWNGRADE="silent")
         assert done[0] == status
         last = done[2].splitlines()[-2:]
         assert last[0] == "unirun: 1 pool was asked for"
         assert re.search(rf"1 x ProcessPoolExecutor, .*app.py:6  {re.escape(served)}  processes refused \(", last[1])
-        assert "[Errno 38] Function not implemented, at construct)" in last[1]
+        assert "[Errno 11] Resource temporarily unavailable, at start)" in last[1]
         assert ("unirun: ProcessPoolExecutor runs in threads" in done[2]) == ("--trace" in words)
 
 

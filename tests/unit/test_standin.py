@@ -21,9 +21,9 @@ with ProcessPoolExecutor(2) as pool:
     mine = [3, 1, 2]
     assert pool.submit(sorted, mine).result() == [1, 2, 3]
     assert list(pool.map(pow, [1, 2, 3], [2, 2, 2], chunksize=2)) == [1, 4, 9]
-    (refused,) = pool.decision.refused
-    told = pool.decision.backend, refused.stage, refused.error
-    assert told == ("threads", "import", "ModuleNotFoundError"), refused
+    assert pool.decision.backend == "threads"
+    refused = [(each.backend, each.stage, each.error) for each in pool.decision.refused]
+    assert refused == [(rung, "import", "ModuleNotFoundError") for rung in ("processes", "pipes")], refused
 for wrong, error in (({"max_workers": 0}, ValueError), ({"initializer": 3}, TypeError)):
     try:
         ProcessPoolExecutor(**wrong)

@@ -125,7 +125,7 @@ def test_every_decision_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent")) as executor:
             executor.submit(square, 1)
     told = [(r.levelno, r.getMessage().partition(" by ")[0][:20]) for r in caplog.records if r.name == "unirun"]
-    assert told == [(logging.DEBUG, "Run runs inline, in "), (logging.INFO, "Run runs in processe")]
+    assert told == [(logging.DEBUG, "Run runs inline, in "), (logging.INFO, "Run runs in pipes")]
 
 
 def test_trace_true_and_the_trace_file(
@@ -171,7 +171,9 @@ def test_silent_says_nothing_and_error_raises_before_any_task(tmp_path: Path) ->
     with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent"), max_workers=1) as executor:
         assert executor.submit(square, 2).result() == 4
     with (
-        pytest.raises(DowngradeError, match=r"interpreters refused .* at import.*processes, threads, inline not tried"),
+        pytest.raises(
+            DowngradeError, match=r"interpreters refused .* at import.*pipes, processes, threads, inline not tried"
+        ),
         Run(flavor="interpreters", config=RuntimeConfig(downgrade="error")),
     ):
         pytest.fail("the block ran")
@@ -217,7 +219,7 @@ def test_python_dash_c_is_the_users_line() -> None:
         env={"PYTHONPATH": str(Path(tracing.__file__).parents[1]), "PATH": ""},
     )
     assert answer.stdout == "3\n", answer.stderr
-    assert answer.stderr.startswith("<string>:3: DowngradeWarning: Run runs in processes")
+    assert answer.stderr.startswith("<string>:3: DowngradeWarning: Run runs in pipes")
 
 
 def test_a_log_handler_that_opens_a_pool_is_told_nothing_of_it() -> None:

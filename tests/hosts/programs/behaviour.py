@@ -137,7 +137,12 @@ def initializers():
             future = executor.submit(same, 1)
             broken.append(isinstance(future.exception(), BrokenProcessPool))
             broken.append(outcome(lambda p=executor: p.submit(same, 1)))
-    return {"seen": seen, "untouched": untouched, "once": here == (backend != "processes"), "broken": broken}
+    return {
+        "seen": seen,
+        "untouched": untouched,
+        "once": here == (backend not in ("processes", "pipes")),
+        "broken": broken,
+    }
 
 
 def shared():

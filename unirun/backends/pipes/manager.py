@@ -53,6 +53,8 @@ class Manager:
         self._terms = terms
         self._bell = bell
         self._dispatch = Dispatch(terms, bell, workers)
+        #: The processes of the workers by their ids. Only read by other threads, and copied by ``copy``, one step.
+        self.processes: dict[int, Any] = {}
         # Set by any thread, read by the manager's; each by one assignment.
         self._final = False  # tasks that run are waited for, and no worker is started for others
         self._kill_at: float | None = None
@@ -97,6 +99,7 @@ class Manager:
             worker.kill()
             worker.bury()
         self._dispatch.workers.clear()
+        self.processes.clear()
         self._bell.silence()
 
     def _hire(self, count: int) -> None:
@@ -112,6 +115,7 @@ class Manager:
                 self.short = failure("pipes", "start", error)
                 self._dispatch.short = True
                 return
+            self.processes[worker.process.pid] = worker.process
             with self._dispatch.lock:
                 self._dispatch.workers.append(worker)
 
@@ -147,11 +151,6 @@ class Manager:
         """Wait for the end of the thread, and so of all workers."""
         if self._thread not in (None, threading.current_thread()) and not self._dispatch.foreign:
             self._thread.join()
-
-    def processes(self) -> dict[int, Any]:
-        """Return the processes of the workers by their ids."""
-        with self._dispatch.lock:
-            return {worker.process.pid: worker.process for worker in self._dispatch.workers}
 
     def disown(self) -> None:
         """In a forked child: the workers are the parent's."""
@@ -270,6 +269,7 @@ class Manager:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
         initialized = worker.initialized
         worker.initialized = False
+        del self.processes[worker.process.pid]
         self._dispatch.leaves(worker)
         worker.bury()
         running = self._dispatch.left(worker)

@@ -33,8 +33,8 @@ class PipePool(ChunkingExecutor):
 
     @property
     def processes(self) -> dict[int, Any]:
-        """The worker processes that live, by their ids."""
-        return self._manager.processes()
+        """The worker processes that live, by their ids: a table that follows what happens."""
+        return self._manager.processes
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -59,7 +59,7 @@ class PipePool(ChunkingExecutor):
         self._manager.interrupt()
 
     def _end_workers(self, how: str) -> None:
-        processes = self.processes
+        processes = self.processes.copy()
         self._manager.shutdown(cancel=True, final=True)
         for process in processes.values():
             try:
