@@ -151,9 +151,11 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
         from unirun.backends.pipes.pool import open_pipes
 
         spec, terms = self._unirun_spec, self._unirun_terms()
-        named = () if terms.pickler is not None else task
-        if (refused := self._unirun_missing_names(named)) is not None:
-            raise refused
+        if terms.by_value:
+            from unirun.backends.pipes.by_value import by_value
+
+            if (refused := self._unirun_missing_names(() if by_value() else task)) is not None:
+                raise refused
         pool = open_pipes(self._max_workers, self._unirun_context(), spec.initializer, spec.initargs, terms)
         self._processes = pool.processes  # programs look into it to kill workers
         self._unirun_stand_on(pool, len(pool.processes) if pool.short else self._max_workers, pool.short)
@@ -173,7 +175,6 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
             task_timeout=config.task_timeout,
             on_crash=config.on_crash or "replace",
             log_level=_lowest_level() if config.worker_logs else None,
-            pickler=_by_value(),
             # Forked workers have what `__main__` had, globals included, which a copy by value would not share.
             by_value=opening.facts.main == "interactive" and opening.plan.start_method != "fork",
         )
@@ -201,15 +202,6 @@ def _lowest_level() -> int:
     return min(
         each.level for each in loggers if isinstance(each, logging.Logger) and (each.level or each is loggers[0])
     )
-
-
-def _by_value() -> Any:
-    """Return the pickler for what plain pickling cannot send, if it is installed."""
-    try:
-        from cloudpickle import Pickler
-    except (ImportError, AttributeError):  # cloudpickle 3.1 cannot be imported on PyPy 3.11, which it says in this way
-        return None
-    return Pickler
 
 
 describe_as(_STDLIB, ProcessPoolExecutor)

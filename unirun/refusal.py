@@ -93,14 +93,14 @@ def lasting(error: BaseException) -> bool:
 
 def is_refusal(stage: Stage, error: BaseException) -> bool:
     """Tell whether ``error``, raised by a pool's own code at ``stage``, means "not on this host"."""
+    if _raised_by_pickling(error.__traceback__):
+        return False  # the caller's own initializer or its arguments
     if stage == "import":
         return isinstance(error, ImportError)
     if stage == "construct":
         if isinstance(error, OSError):
             return error.errno in _CONSTRUCT
         return isinstance(error, (ImportError, NotImplementedError))
-    if _raised_by_pickling(error.__traceback__):
-        return False  # the caller's own initializer or its arguments
     if isinstance(error, (OSError, EOFError)):
         return True
     if isinstance(error, AssertionError):

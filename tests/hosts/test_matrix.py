@@ -202,6 +202,7 @@ def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> N
         refusals |= {
             ("start", "EOFError", None),
             ("start", "ConnectionResetError", 104),
+            ("start", "ConnectionRefusedError", 111),
             ("start", "BrokenPipeError", 32),
         }
     backends = HEALTHY if method == "fork" else THREADS

@@ -22,6 +22,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
+from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.terms import Terms
 
@@ -212,13 +213,35 @@ def test_a_cancelled_task_never_runs(tmp_path: Path) -> None:
 
 def test_a_closure_travels_by_cloudpickle(method: str) -> None:
     """Where it is installed; plain pickling cannot send it."""
-    try:
-        from cloudpickle import Pickler
-    except (ImportError, AttributeError) as error:
-        pytest.skip(f"cloudpickle cannot be imported here: {error}")
+    if by_value() is None:
+        pytest.skip("cloudpickle cannot be imported here")
     offset = 7
-    with opened(method, pickler=Pickler) as pool:
+    with opened(method) as pool:
         assert pool.submit(lambda number: number + offset, 3).result(PATIENCE) == 10
+
+
+INTERACTIVE = """
+import os, sys, warnings
+if sys.argv[1] == "plain":
+    sys.modules["cloudpickle"] = None
+from unirun import Run, RuntimeConfig
+def here(parent):
+    return os.getpid() == parent
+with warnings.catch_warnings(record=True) as caught:
+    with Run(flavor="processes", config=RuntimeConfig(start_method="spawn"), max_workers=1) as executor:
+        print(executor.submit(here, os.getpid()).result(), executor.decision.backend, len(caught))
+"""
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("plain", "True threads 1"), ("cloudpickle", "False pipes 0")])
+def test_functions_of_an_interactive_main(kind: str, expected: str) -> None:
+    """Spawned workers do not find them; with cloudpickle they need not."""
+    if kind == "cloudpickle" and by_value() is None:
+        pytest.skip("cloudpickle cannot be imported here")
+    command = [sys.executable, "-c", INTERACTIVE, kind]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == expected, done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------- words

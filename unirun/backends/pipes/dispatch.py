@@ -18,6 +18,7 @@ from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
 from unirun.backends.pipes.answers import resolve
 from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.pace import STUCK, Pace
 from unirun.backends.pipes.terms import Terms
@@ -179,9 +180,9 @@ class Dispatch:
                 if not (self._terms.by_value and any(b"__main__" in chunk for chunk in parts[0])):
                     return parts
             except Exception:
-                if self._terms.pickler is None:
+                if by_value() is None:
                     raise
-            return parts if self._terms.pickler is None else protocol.dump(call, self._terms.pickler)
+            return parts if by_value() is None else protocol.dump(call, by_value())
         except BaseException as error:
             if own is not None and not isinstance(error, Exception):
                 raise  # it is the caller whom Ctrl-C meets

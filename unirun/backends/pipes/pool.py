@@ -14,7 +14,7 @@ from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
-from unirun.refusal import Failure, Refused, is_refusal
+from unirun.refusal import Failure, Refused, Stage, is_refusal
 
 __all__ = ["PipePool", "open_pipes"]
 
@@ -100,7 +100,9 @@ def open_pipes(
         manager.start()
     except BaseException as error:
         manager.give_up()
-        if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal("start", error):
-            raise Refused("start", error) from None
+        # What a start method is made of is imported when the first worker is started.
+        stage: Stage = "import" if isinstance(error, ImportError) else "start"
+        if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal(stage, error):
+            raise Refused(stage, error) from None
         raise
     return PipePool(manager, bell)

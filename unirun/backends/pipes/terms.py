@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 __all__ = ["Terms"]
 
@@ -17,7 +17,6 @@ class Terms:
         task_timeout: Seconds after which a task's worker is killed, or ``None``.
         on_crash: ``"replace"``: the running task fails and the worker is replaced. ``"raise"``: the pool is broken.
         log_level: Log records of the workers from this level on reach the parent's handlers; ``None``: none do.
-        pickler: A class like ``pickle.Pickler`` for what plain pickling cannot send, or ``None``.
         by_value: Plain pickling is not enough for what refers to ``__main__``: workers do not find it there.
     """
 
@@ -25,5 +24,4 @@ class Terms:
     task_timeout: float | None = None
     on_crash: Literal["replace", "raise"] = "replace"
     log_level: int | None = None
-    pickler: Any = None
     by_value: bool = False
