@@ -1,6 +1,6 @@
-"""Measure round trips, opening a pool, and importing: in turn, round by round, and print the ratios to the stdlib.
+"""Measure pools, opening them, and importing: in turn, round by round, and print the ratios to the stdlib.
 
-    python -m benchmarks [--rounds N] [--method fork|forkserver|spawn]
+    python -m benchmarks [--rounds N] [--method fork|forkserver|spawn] [JOB ...]
 
 A ratio is taken within a round, where both ran within a fraction of a second, so that a machine that slows down does
 not show; what is printed is the median of the rounds, with the lowest and the highest.
@@ -16,15 +16,19 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import PEERS, WORKERS, Call
+from benchmarks.jobs import JOBS, Job
+from benchmarks.peers import PEERS, WORKERS
 
 ROOT = Path(__file__).parents[1]
 Times = dict[str, list[float]]
 YARDSTICK = "stdlib"
 BARE = "python -c pass"
+#: What is measured beside the jobs.
+MORE = ("openings", "imports")
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -43,23 +47,18 @@ def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> Times:
     return times
 
 
-def round_trips(context: Any, rounds: int, missing: list[str]) -> Times:
-    """100 tasks a round, each awaited before the next."""
-
-    def hundred(call: Call) -> None:
-        for number in range(100):
-            call(abs, number)
-
+def of_peers(job: Job, context: Any, rounds: int, missing: list[str]) -> Times:
+    """A job in each of the peers' pools, which are open all the time."""
     with ExitStack() as stack:
         contestants: dict[str, Callable[[], object]] = {}
         for name, opened in PEERS.items():
             try:
-                call = stack.enter_context(opened(context))
-                call(abs, 1)
+                peer = stack.enter_context(opened(context))
+                peer.one(abs, 1)
             except ImportError as error:
                 missing.append(f"{name} ({error.name} is not installed)")
                 continue
-            contestants[name] = lambda call=call: hundred(call)  # type: ignore[misc]
+            contestants[name] = partial(job.run, peer)
             contestants[name]()
         return in_turn(contestants, rounds)
 
@@ -69,12 +68,14 @@ def openings(context: Any, rounds: int) -> Times:
 
     def once(name: str) -> Callable[[], None]:
         def run() -> None:
-            with PEERS[name](context) as call:
-                call(abs, 1)
+            with PEERS[name](context) as peer:
+                peer.one(abs, 1)
 
         return run
 
-    return in_turn({name: once(name) for name in (YARDSTICK, "unirun compat", "multiprocessing.Pool")}, rounds)
+    return in_turn(
+        {name: once(name) for name in (YARDSTICK, "unirun", "unirun compat", "multiprocessing.Pool")}, rounds
+    )
 
 
 def imports(rounds: int) -> Times:
@@ -87,29 +88,39 @@ def imports(rounds: int) -> Times:
     return in_turn({BARE: start("pass"), "import unirun": start("import unirun")}, rounds)
 
 
-def table(title: str, times: Times, unit: float) -> None:
-    """Print one table, sorted as measured; `unit` divides the seconds of a round to give the column of microseconds."""
+def table(title: str, times: Times) -> None:
+    """Print one table, as measured."""
     yardstick = next(iter(times))
-    print(f"\n### {title}\n\n| | ratio | lowest to highest | median, µs |\n|---|---|---|---|")
+    print(f"\n### {title}\n\n| | ratio | lowest to highest | median, ms |\n|---|---|---|---|")
     for name, own in times.items():
         ratios = [a / b for a, b in zip(own, times[yardstick], strict=True)]
-        median = statistics.median(own) / unit * 1e6
-        print(f"| {name} | {statistics.median(ratios):.3f} | {min(ratios):.2f} to {max(ratios):.2f} | {median:,.0f} |")
+        median = statistics.median(own) * 1e3
+        print(
+            f"| {name} | {statistics.median(ratios):.3f} | {min(ratios):.2f} to {max(ratios):.2f} | {median:,.3g} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, help="default: each job's own number")
     parser.add_argument("--method", choices=multiprocessing.get_all_start_methods())
+    parser.add_argument("jobs", nargs="*", choices=[*JOBS, *MORE], metavar="JOB", help=", ".join([*JOBS, *MORE]))
     options = parser.parse_args()
+    names = options.jobs or [*JOBS, *MORE]
     context = multiprocessing.get_context(options.method)
     missing: list[str] = []
     print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} CPUs, {WORKERS} workers,")
-    print(f"start method {context.get_start_method()}, {options.rounds} rounds")
-    table("Round trip: submit one task, wait for its result", round_trips(context, options.rounds, missing), 100)
-    table("Open a pool, one task, close it", openings(context, options.rounds), 1)
-    table("Start an interpreter", imports(options.rounds), 1)
-    for name in missing:
+    print(f"start method {context.get_start_method()}")
+    for name in names:
+        if name in JOBS:
+            job = JOBS[name]
+            table(job.title, of_peers(job, context, options.rounds or job.rounds, missing))
+    if "openings" in names:
+        table("Open a pool, one task, close it", openings(context, options.rounds or 40))
+    if "imports" in names:
+        table("Start an interpreter", imports(options.rounds or 40))
+    for name in dict.fromkeys(missing):
         print(f"\nleft out: {name}")
 
 

@@ -1,75 +1,128 @@
-"""The pools that are compared, each as a context manager that gives `call(fn, argument)`: a round trip."""
+"""The pools that are compared, each as a context manager that gives the two ways of using it: one call, and many."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-Call = Callable[[Callable[..., Any], Any], Any]
+Function = Callable[[Any], Any]
 WORKERS = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An open pool.
+
+    Attributes:
+        one: Calls a function with an argument in a worker and returns its result: a round trip.
+        many: Does so with many arguments, each a task of its own, and returns all results.
+    """
+
+    one: Callable[[Function, Any], Any]
+    many: Callable[[Function, Sequence[Any]], list[Any]]
+
+
+def of_executor(pool: Executor) -> Peer:
+    """Use an executor by ``submit``."""
+
+    def many(fn: Function, arguments: Sequence[Any]) -> list[Any]:
+        futures = [pool.submit(fn, argument) for argument in arguments]
+        return [future.result() for future in futures]
+
+    return Peer(lambda fn, argument: pool.submit(fn, argument).result(), many)
+
+
 @contextmanager
-def stdlib(context: Any) -> Iterator[Call]:
+def stdlib(context: Any) -> Iterator[Peer]:
     """The yardstick."""
     with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
-        yield lambda fn, argument: pool.submit(fn, argument).result()
+        yield of_executor(pool)
 
 
 @contextmanager
-def compat(context: Any) -> Iterator[Call]:
+def compat(context: Any) -> Iterator[Peer]:
     """The stdlib's pool, managed."""
     from unirun.process import ProcessPoolExecutor as Managed
 
     with Managed(WORKERS, mp_context=context) as pool:
-        yield lambda fn, argument: pool.submit(fn, argument).result()
+        yield of_executor(pool)
 
 
 @contextmanager
-def multiprocessing_pool(context: Any) -> Iterator[Call]:
+def pipes(context: Any) -> Iterator[Peer]:
+    """The pool that `Run` gives."""
+    from unirun import Run, RuntimeConfig
+
+    config = RuntimeConfig(start_method=context.get_start_method(), ladder=("pipes",))
+    with Run(flavor="processes", max_workers=WORKERS, config=config) as pool:
+        yield of_executor(pool)
+
+
+@contextmanager
+def multiprocessing_pool(context: Any) -> Iterator[Peer]:
     """The older pool of the stdlib."""
     with context.Pool(WORKERS) as pool:
-        yield lambda fn, argument: pool.apply(fn, (argument,))
+
+        def many(fn: Function, arguments: Sequence[Any]) -> list[Any]:
+            results = [pool.apply_async(fn, (argument,)) for argument in arguments]
+            return [result.get() for result in results]
+
+        yield Peer(lambda fn, argument: pool.apply(fn, (argument,)), many)
 
 
 @contextmanager
-def loky(context: Any) -> Iterator[Call]:
+def loky(context: Any) -> Iterator[Peer]:
     """joblib's executor; it has start methods of its own."""
     from loky import ProcessPoolExecutor as Loky
 
     with Loky(WORKERS) as pool:
-        yield lambda fn, argument: pool.submit(fn, argument).result()
+        yield of_executor(pool)
 
 
 @contextmanager
-def joblib(context: Any) -> Iterator[Call]:
-    """`Parallel` with its default backend, kept open."""
+def joblib(context: Any) -> Iterator[Peer]:
+    """`Parallel` with its default backend, kept open. It sends many calls in batches of its own."""
     from joblib import Parallel, delayed
 
     with Parallel(n_jobs=WORKERS) as pool:
-        yield lambda fn, argument: pool([delayed(fn)(argument)])[0]
+        yield Peer(
+            lambda fn, argument: pool([delayed(fn)(argument)])[0],
+            lambda fn, arguments: list(pool(delayed(fn)(argument) for argument in arguments)),
+        )
 
 
 @contextmanager
-def mpire(context: Any) -> Iterator[Call]:
+def mpire(context: Any) -> Iterator[Peer]:
     """mpire's pool."""
     from mpire import WorkerPool
 
     with WorkerPool(n_jobs=WORKERS, start_method=context.get_start_method(), keep_alive=True) as pool:
-        yield lambda fn, argument: pool.apply(fn, args=(argument,))
+
+        def many(fn: Function, arguments: Sequence[Any]) -> list[Any]:
+            results = [pool.apply_async(fn, args=(argument,)) for argument in arguments]
+            return [result.get() for result in results]
+
+        yield Peer(lambda fn, argument: pool.apply(fn, args=(argument,)), many)
 
 
 @contextmanager
-def pebble(context: Any) -> Iterator[Call]:
+def pebble(context: Any) -> Iterator[Peer]:
     """pebble's pool."""
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=WORKERS, context=context) as pool:
-        yield lambda fn, argument: pool.schedule(fn, args=[argument]).result()
+
+        def many(fn: Function, arguments: Sequence[Any]) -> list[Any]:
+            futures = [pool.schedule(fn, args=[argument]) for argument in arguments]
+            return [future.result() for future in futures]
+
+        yield Peer(lambda fn, argument: pool.schedule(fn, args=[argument]).result(), many)
 
 
-PEERS: dict[str, Callable[[Any], AbstractContextManager[Call]]] = {
+PEERS: dict[str, Callable[[Any], AbstractContextManager[Peer]]] = {
     "stdlib": stdlib,
+    "unirun": pipes,
     "unirun compat": compat,
     "multiprocessing.Pool": multiprocessing_pool,
     "loky": loky,
