@@ -268,6 +268,14 @@ class Dispatch:
 
     # For the manager thread: what to do next.
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing waits, neither for a worker nor behind another task.
+
+        Read without the lock: what is submitted meanwhile finds an idle worker, or rings.
+        """
+        return not self.queue and all(len(worker.tasks) < 2 for worker in self.workers)
+
     def feed_all(self) -> None:
         """Give tasks to the workers that should have more; take back what waits behind a long one, for idle ones."""
         with self.lock:

@@ -84,10 +84,14 @@ class Handle:
         self.unbegun: list[Task] = []
         #: What it last wrote to standard error.
         self.tail: str = ""
+        #: The manager polls it for room to write.
+        self.awaited: bool = False
         self._out: deque[memoryview] = deque()
         self._serial = 0
         self._reader = protocol.Reader()
         self._pipe, theirs = context.Pipe(duplex=True)
+        #: The descriptor to poll; none once it is closed, when another file may have its number.
+        self.fd: int = self._pipe.fileno()
         try:
             self._tokens, self._grants = context.Pipe(duplex=False)
         except BaseException:
@@ -111,11 +115,6 @@ class Handle:
         forks.close_in_children(self._tokens)
 
     @property
-    def fd(self) -> int:
-        """The descriptor to poll."""
-        return int(self._pipe.fileno())
-
-    @property
     def writing(self) -> bool:
         """Whether something waits to be written."""
         return bool(self._out)
@@ -134,7 +133,7 @@ class Handle:
             else:
                 pieces += [b"".join(small), *framed]
                 small = []
-        pieces.append(b"".join(small))
+        pieces.append(small[0] if len(small) == 1 else b"".join(small))
         self.since = time.monotonic()
         self.moving = False
         os.write(self._grants.fileno(), b"t" * len(tasks))  # so few fit into any pipe
@@ -158,7 +157,10 @@ class Handle:
         out = self._out
         while out:
             try:
-                written = os.writev(self.fd, [out[i] for i in range(min(len(out), _PIECES))])
+                if len(out) == 1:
+                    written = os.write(self.fd, out[0])
+                else:
+                    written = os.writev(self.fd, [out[i] for i in range(min(len(out), _PIECES))])
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
@@ -243,6 +245,7 @@ class Handle:
         for end in (self._pipe, self._tokens, self._grants):
             forks.forget(end)
             end.close()
+        self.fd = -1
 
     def __str__(self) -> str:
         code = self.process.exitcode

@@ -61,7 +61,8 @@ class Manager:
         # Only the manager thread's, or before it starts the opening one's:
         self._failed_starts = 0
         self._poll: Any = select.poll()
-        self._watched: dict[int, tuple[Handle, int]] = {}
+        self._poll.register(bell.fd, select.POLLIN)
+        self._watched: dict[int, Handle] = {}
         self._thread: threading.Thread | None = None
 
     # In the thread that opens the pool.
@@ -116,6 +117,8 @@ class Manager:
                 self._dispatch.short = True
                 return
             self.processes[worker.process.pid] = worker.process
+            self._watched[worker.fd] = worker
+            self._poll.register(worker.fd, select.POLLIN)
             with self._dispatch.lock:
                 self._dispatch.workers.append(worker)
 
@@ -163,10 +166,11 @@ class Manager:
         try:
             while not self._finished():
                 self._turn()
-                self._dispatch.feed_all()
+                if not self._dispatch.quiet:  # what is done here keeps whoever waits for a result from the GIL
+                    self._dispatch.feed_all()
+                    if not self._final and self._dispatch.missing():
+                        self._replace()
                 self._dispatch.end_used_up()
-                if not self._final and self._dispatch.missing():
-                    self._replace()
             self._end()
         except BaseException as error:
             self._break(f"the manager of the pool failed: {error!r}")  # nobody else would end what waits
@@ -182,7 +186,7 @@ class Manager:
             if fd == self._bell.fd:
                 self._bell.hear()
                 continue
-            worker = self._watched[fd][0]
+            worker = self._watched[fd]
             if event & select.POLLOUT and self._dispatch.claim_writer(worker):
                 worker.flush()
                 self._dispatch.release(worker)
@@ -191,30 +195,27 @@ class Manager:
         self._check_time()
 
     def _watch(self) -> None:
-        """Tell the poll object which workers there are and what to wait for."""
-        if not self._watched:
-            self._poll.register(self._bell.fd, select.POLLIN)
-        wanted = {
-            worker.fd: (worker, select.POLLIN | (select.POLLOUT if worker.writing else 0))
-            for worker in self._dispatch.workers
-        }
-        if wanted != self._watched:
-            for fd in self._watched.keys() - wanted.keys():
-                self._poll.unregister(fd)
-            for fd, (_, mask) in wanted.items():
-                self._poll.register(fd, mask)
-            self._watched = wanted
+        """Tell the poll object for which workers there is something to write."""
+        for worker in self._dispatch.workers:
+            if worker.writing != worker.awaited:
+                worker.awaited = worker.writing
+                self._poll.register(worker.fd, select.POLLIN | (select.POLLOUT if worker.awaited else 0))
 
     def _patience(self) -> float | None:
         """Return how many milliseconds to wait for an event, ``None`` for ever."""
-        due = [each for each in (self._kill_at, self._dispatch.next_check()) if each is not None]
+        due = [] if self._kill_at is None else [self._kill_at]
+        if not self._dispatch.quiet and (check := self._dispatch.next_check()) is not None:
+            due.append(check)
         if self._terms.task_timeout is not None:
             due += [worker.since + self._terms.task_timeout for worker in self._dispatch.workers if worker.tasks]
         return max(0.0, (min(due) - time.monotonic()) * 1000 + 0.5) if due else None
 
     def _check_time(self) -> None:
         """Kill the workers whose time is up."""
-        now, limit = time.monotonic(), self._terms.task_timeout
+        limit = self._terms.task_timeout
+        if limit is None and self._kill_at is None:
+            return
+        now = time.monotonic()
         for worker in list(self._dispatch.workers):
             if limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out:
                 worker.timed_out = True
@@ -269,7 +270,8 @@ class Manager:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
         initialized = worker.initialized
         worker.initialized = False
-        del self.processes[worker.process.pid]
+        del self.processes[worker.process.pid], self._watched[worker.fd]
+        self._poll.unregister(worker.fd)
         self._dispatch.leaves(worker)
         worker.bury()
         running = self._dispatch.left(worker)

@@ -204,9 +204,11 @@ class _Worker:
             interruptible, self._interruptible = self._interruptible, False
             try:
                 for piece in pieces:
-                    left = memoryview(piece).cast("B") if type(piece) is memoryview else memoryview(piece)
-                    while left:
-                        left = left[os.write(self._pipe, left) :]
+                    written = os.write(self._pipe, piece)
+                    if written != len(piece):  # of a view, its items
+                        left = memoryview(piece).cast("B")[written:]
+                        while left:
+                            left = left[os.write(self._pipe, left) :]
             finally:
                 self._interruptible = interruptible
 
