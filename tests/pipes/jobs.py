@@ -44,6 +44,13 @@ def note(path: str, word: str, seconds: float = 0) -> str:
     return word
 
 
+def span(path: str, word: str, seconds: float) -> str:
+    """Write down when this task begins and when it ends, with the process that runs it."""
+    note(path, f"begin {word} {os.getpid()}", seconds)
+    note(path, f"end {word} {os.getpid()}")
+    return word
+
+
 def crash(how: str) -> None:
     print("these are my last words", file=sys.stderr)
     if how == "exit":
