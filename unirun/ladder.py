@@ -168,9 +168,9 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
         return Failure(
             backend=rung,
             stage="import",
-            error="ImportError",
+            error="ModuleNotFoundError",
             errno=None,
-            message="this platform has no pipes that can be written without blocking",
+            message="this platform has no processes as on Unix",
         )
     if rung == "processes" and host.no_processes is not None:
         return host.no_processes

@@ -276,8 +276,9 @@ def test_what_an_idle_hook_imports(companion: Path) -> None:
 def test_without_multiprocessing_s_c_module() -> None:
     """Pyodide: before Python 3.13 `concurrent.futures.process` cannot even be imported there."""
     done = run("""
-        import sys
+        import os, sys
         sys.modules["_multiprocessing"] = None
+        del os.fork
         from unirun import autopatch
         autopatch.install()
         from concurrent.futures import ProcessPoolExecutor

@@ -8,9 +8,10 @@ from pathlib import Path
 import unirun
 
 PROGRAM = """
-import sys, warnings
+import os, sys, warnings
 for name in ("_multiprocessing", "_posixshmem"):
     sys.modules[name] = None  # as if this Python had been built without
+del os.fork
 warnings.simplefilter("ignore", RuntimeWarning)
 from unirun.compat.concurrent import futures
 from unirun.compat.concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor

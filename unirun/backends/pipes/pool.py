@@ -87,8 +87,8 @@ def open_pipes(
     Raises:
         Refused: No worker can be started, or all that were ended before they were ready. Nothing of them is left.
     """
-    if not hasattr(os, "readv"):  # Windows, whose semaphores nothing refuses
-        raise Refused("import", ImportError("this platform has no pipes that can be written without blocking"))
+    if not (hasattr(os, "readv") and hasattr(os, "fork")):  # Windows, whose semaphores nothing refuses; Pyodide
+        raise Refused("import", ModuleNotFoundError("this platform has no processes as on Unix"))
     terms = terms or Terms()
     try:
         bell = Bell()
