@@ -82,12 +82,30 @@ def environments(folder: Path, python: str, wheels: Path) -> dict[Mode, Venv]:
     return {"without": plain, "with": hooked, "passthrough": hooked}
 
 
-def run(venv: Venv, mode: Mode, suites: Sequence[str], *, timeout: float = 900) -> Report:
-    """Run suites, named as `python -m test` takes them, in one of ``environments``; two files at a time."""
-    report = _once(venv, mode, suites, "-j2", timeout)
+def run(
+    venv: Venv,
+    mode: Mode,
+    suites: Sequence[str],
+    *,
+    timeout: float = 900,
+    choose: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+) -> Report:
+    """Run suites in one of ``environments``, two files at a time.
+
+    Args:
+        venv: The environment.
+        mode: What is on in it.
+        suites: Test files, named as `python -m test` takes them.
+        timeout: Seconds for each run.
+        choose: Options of `python -m test` that choose among the tests of the files.
+        settings: Environment variables.
+    """
+    env = {**_SETTINGS[mode], **(settings or {})}
+    report = _once(venv, mode, suites, ["-j2", *choose], env, timeout)
     failed = [file for file in report.files if report.counts(file)[2]]
     for file in failed:
-        second = _once(venv, mode, [file], "-j1", timeout)
+        second = _once(venv, mode, [file], ["-j1", *choose], env, timeout)
         report.files.update(second.files)
         report.homes.update(second.homes)
         report.output += second.output
@@ -118,11 +136,13 @@ def differences(expected: Report, found: Report, mode: Mode) -> list[str]:
     return lines
 
 
-def _once(venv: Venv, mode: Mode, suites: Sequence[str], jobs: str, timeout: float) -> Report:
+def _once(
+    venv: Venv, mode: Mode, suites: Sequence[str], options: Sequence[str], settings: Mapping[str, str], timeout: float
+) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         results, testimony = Path(folder, "results.xml"), Path(folder, "testimony")
-        env = {**_SETTINGS[mode], "POOL_WITNESS": str(testimony)}
-        arguments = ("-m", "test", "--junit-xml", str(results), jobs, *suites)
+        env = {**settings, "POOL_WITNESS": str(testimony)}
+        arguments = ("-m", "test", "--junit-xml", str(results), *options, *suites)
         try:
             done = venv.run(*arguments, env=env, timeout=timeout)
         except subprocess.TimeoutExpired as error:
