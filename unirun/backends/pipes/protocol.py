@@ -229,9 +229,11 @@ class Reader:
                     return
             if not self._fill():
                 return
-            header, parts = self._header, self._parts
-            self._header, self._parts = None, []
-            yield Frame(*header, parts[0], tuple(parts[1:]))
+            yield self._take(self._header)  # of which nothing is kept here: it may be large
+
+    def _take(self, header: tuple[int, int, float]) -> Frame:
+        parts, self._header, self._parts = self._parts, None, []
+        return Frame(*header, parts[0], tuple(parts[1:]))
 
     def _next_small(self) -> Frame | None:
         """Return the next frame, if all of it is in the buffer; begin to receive it in parts, if it is a large one."""

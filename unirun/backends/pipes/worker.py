@@ -136,6 +136,7 @@ class _Worker:
                         self._send(protocol.frame(protocol.DROPPED, message.serial))
                     else:
                         self._run_task(message)
+                    del message  # its buffers, before the next ones come
                     if self._interrupted:
                         return
             except protocol.ProtocolError as error:
