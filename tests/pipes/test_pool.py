@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,39 @@ def test_an_idle_worker_that_dies_costs_nothing(method: str) -> None:
         broken = [f for f in futures if f.exception(PATIENCE) is not None]
         assert len(broken) <= 1, "at most the one that was sent before the death was known"
         assert all(future.result() != victim for future in futures if future not in broken)
+
+
+class Deadly:
+    """An argument that kills a worker while it is pickled."""
+
+    def __init__(self, victim: int) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> Any:
+        with suppress(ProcessLookupError):  # it is pickled once more, for another worker
+            os.kill(self.victim, signal.SIGKILL)
+            time.sleep(0.2)
+        return jobs.square, (3,)
+
+
+def test_a_worker_that_dies_while_it_is_being_given_a_task(method: str) -> None:
+    with opened(method, workers=1) as pool:
+        assert pool.submit(jobs.square, Deadly(pool.submit(jobs.pid).result(PATIENCE))).result(PATIENCE) == 81
+
+
+def test_the_only_worker_that_could_be_started_is_replaced(method: str) -> None:
+    with opened(method, workers=1) as pool:
+        pool._manager._dispatch.short = True  # as where the second one was refused
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+        await_end(pool)
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+
+
+def await_end(pool: PipePool) -> None:
+    """Wait until a pool has noticed that its workers are dead."""
+    end = time.monotonic() + PATIENCE
+    while pool.processes and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("job", [jobs.write_garbage, jobs.close_everything])

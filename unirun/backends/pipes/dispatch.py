@@ -69,7 +69,7 @@ class Dispatch:
             worker = self._idle.pop() if self._idle else None
             if worker is not None:
                 worker.claimed = True
-            ring = worker is None and len(self.workers) < self._most and not self.short
+            ring = worker is None and len(self.workers) < (min(1, self._most) if self.short else self._most)
         if early:
             resolve(task.future, error=BrokenProcessPool(self.broken))
             return
@@ -134,6 +134,7 @@ class Dispatch:
                     size += sum(map(len, parts[0])) + sum(view.nbytes for view in parts[1])
                 del taken[0]
             with self.lock:
+                ring = bool(taken)
                 if taken:
                     self._requeue(taken)
                     taken = []
@@ -141,6 +142,8 @@ class Dispatch:
                 if sending:
                     worker.give(given)
             worker.flush()
+            if ring:  # another worker may have become idle while these were out of the queue
+                self._bell.ring()
         except BaseException:
             if sending:  # how much was written is not known
                 worker.kill()
@@ -243,11 +246,14 @@ class Dispatch:
             worker.tasks.clear()
             return running
 
-    def leaves(self, worker: Handle) -> None:
-        """A worker is dying; it gets nothing any more."""
+    def leaves(self, worker: Handle) -> bool:
+        """A worker is dying; it gets nothing any more. Returns ``False`` while somebody is giving it tasks."""
         with self.lock:
+            if worker.claimed:
+                return False
             self.workers.remove(worker)
             self._settle(worker)
+            return True
 
     def claim_writer(self, worker: Handle) -> bool:
         """Claim a worker in order to go on writing to it, unless somebody is at it."""

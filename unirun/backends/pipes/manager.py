@@ -268,11 +268,14 @@ class Manager:
 
     def _lose(self, worker: Handle) -> None:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
+        if not self._dispatch.leaves(worker):  # its pipes must not be closed under whoever writes to them
+            worker.kill()
+            time.sleep(0.0005)  # it is only until the tasks are pickled; the end of its pipe will be heard again
+            return
         initialized = worker.initialized
         worker.initialized = False
         del self.processes[worker.process.pid], self._watched[worker.fd]
         self._poll.unregister(worker.fd)
-        self._dispatch.leaves(worker)
         worker.bury()
         running = self._dispatch.left(worker)
         tail = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
@@ -321,7 +324,9 @@ class Manager:
         for task in self._dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool("the pool was ended before the task could begin"))
         for worker in list(self._dispatch.workers):
-            worker.end()
+            if self._dispatch.claim_writer(worker):  # else it was killed, and somebody is still writing to it
+                worker.end()
+                self._dispatch.release(worker)
         while self._dispatch.workers:
             self._turn()
 
