@@ -22,7 +22,7 @@ def test_every_executor_is_one(column: Column, pool: Executor) -> None:
     assert isinstance(pool, Executor)
     assert isinstance(pool, concurrent.futures.ProcessPoolExecutor) == (column.flavor == "processes")
     assert isinstance(pool, concurrent.futures.ThreadPoolExecutor) == (column.flavor == "threads")
-    assert type(pool.submit(tasks.add, 2, 3)) is Future
+    assert isinstance(pool.submit(tasks.add, 2, 3), Future)
 
 
 @across("compat")

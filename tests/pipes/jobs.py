@@ -44,6 +44,14 @@ def note(path: str, word: str, seconds: float = 0) -> str:
     return word
 
 
+def hold(gate: str) -> bool:
+    """Say that this task has begun, and wait for a file."""
+    open(f"{gate}.held", "w").close()
+    while not os.path.exists(gate):
+        time.sleep(0.001)
+    return True
+
+
 def span(path: str, word: str, seconds: float) -> str:
     """Write down when this task begins and when it ends, with the process that runs it."""
     note(path, f"begin {word} {os.getpid()}", seconds)

@@ -113,7 +113,7 @@ def test_a_worker_that_dies_while_it_is_being_given_a_task(method: str) -> None:
 
 def test_the_only_worker_that_could_be_started_is_replaced(method: str) -> None:
     with opened(method, workers=1) as pool:
-        pool._manager._dispatch.short = True  # as where the second one was refused
+        pool._manager.dispatch.short = True  # as where the second one was refused
         os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
         await_end(pool)
         assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
@@ -243,6 +243,58 @@ def test_a_cancelled_task_never_runs(tmp_path: Path) -> None:
     assert len(ran) == len(set(ran))
     assert cancelled.isdisjoint(ran)
     assert len(cancelled) + len(ran) == 300
+
+
+def test_what_is_on_its_way_to_a_worker_can_be_cancelled(tmp_path: Path) -> None:
+    """Until it has begun: short tasks travel in batches, and the first of these is held."""
+    journal, gate = tmp_path / "journal", tmp_path / "gate"
+    with opened(workers=1) as pool:
+        list(pool.map(jobs.square, range(1000)))
+        held = pool.submit(jobs.hold, str(gate))
+        futures = [pool.submit(jobs.note, str(journal), str(number)) for number in range(100)]
+        while not gate.with_name("gate.held").exists():
+            time.sleep(0.001)
+        assert all(future.cancel() for future in futures[50:])
+        assert not held.cancel()
+        gate.touch()
+        assert held.result(PATIENCE)
+        assert [future.result(PATIENCE) for future in futures[:50]] == [str(number) for number in range(50)]
+        assert not futures[0].cancel()
+    assert journal.read_text().split() == [str(number) for number in range(50)]
+
+
+class Cancelling:
+    """An argument that cancels all that has not begun, while it is pickled by the manager thread."""
+
+    def __init__(self, pool: PipePool) -> None:
+        self.pool = pool
+
+    def __reduce__(self) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            self.pool.shutdown(wait=False, cancel_futures=True)
+        return jobs.square, (3,)
+
+
+def test_tasks_are_taken_back_while_their_worker_is_being_given_more(tmp_path: Path) -> None:
+    """What was taken back must not run with the token of what came behind it."""
+    for attempt in range(20):
+        journal = tmp_path / f"journal {attempt}"
+        journal.touch()
+        pool = opened(workers=1)
+        list(pool.map(jobs.square, range(1000)))
+        futures = [pool.submit(jobs.note, str(journal), str(number)) for number in range(600)]
+        for _ in range(3):
+            futures.append(pool.submit(jobs.echo, Cancelling(pool)))
+            try:
+                for number in range(len(futures), len(futures) + 200):
+                    futures += [pool.submit(jobs.note, str(journal), str(number))]
+            except RuntimeError:
+                break  # it is shut down by now
+        pool.shutdown()
+        assert all(future.done() for future in futures)
+        cancelled = {str(number) for number, future in enumerate(futures) if future.cancelled()}
+        assert cancelled.isdisjoint(journal.read_text().split())
+        assert not [future for future in futures if not future.cancelled() and future.exception() is not None]
 
 
 def test_a_closure_travels_by_cloudpickle(method: str) -> None:

@@ -98,6 +98,14 @@ class Dispatch:
             task.future.cancel()
             task.future.set_running_or_notify_cancel()
 
+    def reclaim(self, future: Future[Any]) -> None:
+        """Take back what the worker that holds the task of ``future`` has not begun. It is pending again then."""
+        with self.lock:
+            for worker in () if self.foreign else self.workers:
+                if any(task.future is future for task in worker.tasks.values()):
+                    self._requeue(worker.take_back())
+        self._bell.ring()  # an idle worker may have the others
+
     def empty(self) -> list[Task]:
         """Return all tasks that are not done, and forget them."""
         with self.lock:
@@ -134,10 +142,12 @@ class Dispatch:
                     size += sum(map(len, parts[0])) + sum(view.nbytes for view in parts[1])
                 del taken[0]
             with self.lock:
+                if worker.dropping:  # by a cancel meanwhile: what was taken back would run with the tokens of these
+                    taken = [task for task, _ in given] + taken
+                    given = []
                 ring = bool(taken)
-                if taken:
-                    self._requeue(taken)
-                    taken = []
+                self._requeue(taken)
+                taken = []
                 sending = bool(given)
                 if sending:
                     worker.give(given)

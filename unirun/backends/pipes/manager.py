@@ -52,7 +52,8 @@ class Manager:
         self._orders = orders
         self._terms = terms
         self._bell = bell
-        self._dispatch = Dispatch(terms, bell, workers)
+        #: The queue and the workers.
+        self.dispatch: Dispatch = Dispatch(terms, bell, workers)
         #: The processes of the workers by their ids. Only read by other threads, and copied by ``copy``, one step.
         self.processes: dict[int, Any] = {}
         # Set by any thread, read by the manager's; each by one assignment.
@@ -76,7 +77,7 @@ class Manager:
         """
         from multiprocessing import connection
 
-        workers = self._dispatch.workers
+        workers = self.dispatch.workers
         # All at once where they are forked: later there is a thread, and who forks with threads is warned.
         self._hire(self._most if self._context.get_start_method() == "fork" else 1)
         while not any(worker.ready for worker in workers):
@@ -96,10 +97,10 @@ class Manager:
 
     def give_up(self) -> None:
         """End what was started; nothing was submitted."""
-        for worker in self._dispatch.workers:
+        for worker in self.dispatch.workers:
             worker.kill()
             worker.bury()
-        self._dispatch.workers.clear()
+        self.dispatch.workers.clear()
         self.processes.clear()
         self._bell.silence()
 
@@ -111,22 +112,22 @@ class Manager:
             except Exception as error:
                 if not is_refusal("start", error):
                     raise
-                if not self._dispatch.workers:
+                if not self.dispatch.workers:
                     raise Refused("start", error) from None
                 self.short = failure("pipes", "start", error)
-                self._dispatch.short = True
+                self.dispatch.short = True
                 return
             self.processes[worker.process.pid] = worker.process
             self._watched[worker.fd] = worker
             self._poll.register(worker.fd, select.POLLIN)
-            with self._dispatch.lock:
-                self._dispatch.workers.append(worker)
+            with self.dispatch.lock:
+                self.dispatch.workers.append(worker)
 
     # From any thread.
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
-        self._dispatch.submit(task)
+        self.dispatch.submit(task)
 
     def shutdown(self, *, cancel: bool = False, final: bool = False) -> None:
         """Take no more tasks; end when those submitted are done.
@@ -136,29 +137,29 @@ class Manager:
             final: Start no workers for the others any more.
         """
         self._final = self._final or final
-        with self._dispatch.lock:
-            self._dispatch.closed = True
+        with self.dispatch.lock:
+            self.dispatch.closed = True
         if cancel:
-            self._dispatch.cancel()
+            self.dispatch.cancel()
         self._bell.ring()
 
     def interrupt(self) -> None:
         """Shut down after a Ctrl-C."""
         self._kill_at = time.monotonic() + _GRACE
-        busy = self._dispatch.busy()
+        busy = self.dispatch.busy()
         self.shutdown(cancel=True, final=True)
         for worker in busy:
             worker.interrupt()
 
     def join(self) -> None:
         """Wait for the end of the thread, and so of all workers."""
-        if self._thread not in (None, threading.current_thread()) and not self._dispatch.foreign:
+        if self._thread not in (None, threading.current_thread()) and not self.dispatch.foreign:
             self._thread.join()
 
     def disown(self) -> None:
         """In a forked child: the workers are the parent's."""
-        self._dispatch.lock = threading.Lock()
-        self._dispatch.foreign = True
+        self.dispatch.lock = threading.Lock()
+        self.dispatch.foreign = True
 
     # The manager thread.
 
@@ -166,11 +167,11 @@ class Manager:
         try:
             while not self._finished():
                 self._turn()
-                if not self._dispatch.quiet:  # what is done here keeps whoever waits for a result from the GIL
-                    self._dispatch.feed_all()
-                    if not self._final and self._dispatch.missing():
+                if not self.dispatch.quiet:  # what is done here keeps whoever waits for a result from the GIL
+                    self.dispatch.feed_all()
+                    if not self._final and self.dispatch.missing():
                         self._replace()
-                self._dispatch.end_used_up()
+                self.dispatch.end_used_up()
             self._end()
         except BaseException as error:
             self._break(f"the manager of the pool failed: {error!r}")  # nobody else would end what waits
@@ -187,16 +188,16 @@ class Manager:
                 self._bell.hear()
                 continue
             worker = self._watched[fd]
-            if event & select.POLLOUT and self._dispatch.claim_writer(worker):
+            if event & select.POLLOUT and self.dispatch.claim_writer(worker):
                 worker.flush()
-                self._dispatch.release(worker)
+                self.dispatch.release(worker)
             if event & ~select.POLLOUT:
                 self._hear(worker)
         self._check_time()
 
     def _watch(self) -> None:
         """Tell the poll object for which workers there is something to write."""
-        for worker in self._dispatch.workers:
+        for worker in self.dispatch.workers:
             if worker.writing != worker.awaited:
                 worker.awaited = worker.writing
                 self._poll.register(worker.fd, select.POLLIN | (select.POLLOUT if worker.awaited else 0))
@@ -204,10 +205,10 @@ class Manager:
     def _patience(self) -> float | None:
         """Return how many milliseconds to wait for an event, ``None`` for ever."""
         due = [] if self._kill_at is None else [self._kill_at]
-        if not self._dispatch.quiet and (check := self._dispatch.next_check()) is not None:
+        if not self.dispatch.quiet and (check := self.dispatch.next_check()) is not None:
             due.append(check)
         if self._terms.task_timeout is not None:
-            due += [worker.since + self._terms.task_timeout for worker in self._dispatch.workers if worker.tasks]
+            due += [worker.since + self._terms.task_timeout for worker in self.dispatch.workers if worker.tasks]
         return max(0.0, (min(due) - time.monotonic()) * 1000 + 0.5) if due else None
 
     def _check_time(self) -> None:
@@ -216,7 +217,7 @@ class Manager:
         if limit is None and self._kill_at is None:
             return
         now = time.monotonic()
-        for worker in list(self._dispatch.workers):
+        for worker in list(self.dispatch.workers):
             if limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out:
                 worker.timed_out = True
                 worker.kill()
@@ -237,17 +238,17 @@ class Manager:
     def _act(self, worker: Handle, message: protocol.Frame) -> None:
         kind = message.kind
         if kind in (protocol.RESULT, protocol.ERROR):
-            task = self._dispatch.answered(worker, message.serial, message.seconds)
+            task = self.dispatch.answered(worker, message.serial, message.seconds)
             if task is not None:
                 answers.answer(task.future, message)
         elif kind == protocol.DROPPED:
-            self._dispatch.dropped(worker)
+            self.dispatch.dropped(worker)
         elif kind == protocol.READY:
             worker.ready = True
         elif kind == protocol.INITIALIZED:
             self._failed_starts = 0
             worker.ready = True
-            self._dispatch.came(worker)
+            self.dispatch.came(worker)
         elif kind == protocol.UNINITIALIZED:
             self._break(f"the initializer failed ({answers.text(message)}), the pool is not usable anymore")
         elif kind in (protocol.STDERR, protocol.FOREIGN):
@@ -268,7 +269,7 @@ class Manager:
 
     def _lose(self, worker: Handle) -> None:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
-        if not self._dispatch.leaves(worker):  # its pipes must not be closed under whoever writes to them
+        if not self.dispatch.leaves(worker):  # its pipes must not be closed under whoever writes to them
             worker.kill()
             time.sleep(0.0005)  # it is only until the tasks are pickled; the end of its pipe will be heard again
             return
@@ -277,7 +278,7 @@ class Manager:
         del self.processes[worker.process.pid], self._watched[worker.fd]
         self._poll.unregister(worker.fd)
         worker.bury()
-        running = self._dispatch.left(worker)
+        running = self.dispatch.left(worker)
         tail = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
         error: Exception = BrokenProcessPool(f"{worker}{tail}")
         if worker.timed_out:
@@ -285,7 +286,7 @@ class Manager:
             error = TimeoutError(f"the task ran longer than task_timeout={limit} seconds, and its worker was killed")
         elif not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS and not self._dispatch.workers and self._thread is not None:
+            if self._failed_starts >= _FAILED_STARTS and not self.dispatch.workers and self._thread is not None:
                 self._break(f"workers end before they are ready: {worker}{tail}")
         elif not initialized:
             self._break(f"the initializer ended its worker: {worker}{tail}")
@@ -297,37 +298,37 @@ class Manager:
 
     def _break(self, why: str) -> None:
         """Fail everything: the pool is not usable any more."""
-        with self._dispatch.lock:
-            if self._dispatch.broken is not None:
+        with self.dispatch.lock:
+            if self.dispatch.broken is not None:
                 return
-            self._dispatch.broken = why
-        tasks = self._dispatch.empty()
-        for worker in list(self._dispatch.workers):
+            self.dispatch.broken = why
+        tasks = self.dispatch.empty()
+        for worker in list(self.dispatch.workers):
             worker.kill()
         for task in tasks:
             answers.resolve(task.future, error=BrokenProcessPool(why))
 
     def _finished(self) -> bool:
-        if self._dispatch.broken is not None:
+        if self.dispatch.broken is not None:
             return True
-        if not (self._dispatch.closed or self._bell.abandoned) or self._dispatch.busy():
+        if not (self.dispatch.closed or self._bell.abandoned) or self.dispatch.busy():
             return False
-        with self._dispatch.lock:
-            if self._dispatch.queue and not (self._final and not self._dispatch.workers):
+        with self.dispatch.lock:
+            if self.dispatch.queue and not (self._final and not self.dispatch.workers):
                 return False
-            self._dispatch.closed = True
+            self.dispatch.closed = True
             return True
 
     def _end(self) -> None:
         """End the workers, and wait for them."""
         self._final = True
-        for task in self._dispatch.empty():
+        for task in self.dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool("the pool was ended before the task could begin"))
-        for worker in list(self._dispatch.workers):
-            if self._dispatch.claim_writer(worker):  # else it was killed, and somebody is still writing to it
+        for worker in list(self.dispatch.workers):
+            if self.dispatch.claim_writer(worker):  # else it was killed, and somebody is still writing to it
                 worker.end()
-                self._dispatch.release(worker)
-        while self._dispatch.workers:
+                self.dispatch.release(worker)
+        while self.dispatch.workers:
             self._turn()
 
 

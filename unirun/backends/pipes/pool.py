@@ -10,6 +10,7 @@ from typing import Any
 
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.terms import Terms
@@ -17,6 +18,23 @@ from unirun.backends.pipes.worker import Orders, User
 from unirun.refusal import Failure, Refused, Stage, is_refusal
 
 __all__ = ["PipePool", "open_pipes"]
+
+
+class PipeFuture(Future[Any]):
+    """A future that can be cancelled until its task has begun, also while that is on its way to a worker."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+
+    def cancel(self) -> bool:
+        if super().cancel():
+            return True
+        if not self.done():
+            self._dispatch.reclaim(self)
+        return super().cancel()
+
+    cancel.__doc__ = Future.cancel.__doc__
 
 
 class PipePool(ChunkingExecutor):
@@ -37,7 +55,7 @@ class PipePool(ChunkingExecutor):
         return self._manager.processes
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+        future = PipeFuture(self._manager.dispatch)
         self._manager.submit(Task(future, fn, args, kwargs))
         return future
 
