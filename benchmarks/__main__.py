@@ -1,16 +1,17 @@
-"""Measure pools, opening them, and importing: in turn, round by round, and print the ratios to the stdlib.
+"""Measure pools, opening them, their memory, and importing: in turn, round by round; print the ratios to the stdlib.
 
-    python -m benchmarks [--rounds N] [--method fork|forkserver|spawn] [JOB ...]
+    python -m benchmarks [--rounds N] [--method fork|forkserver|spawn] [--write FOLDER] [JOB ...]
 
-A ratio is taken within a round, where both ran within a fraction of a second, so that a machine that slows down does
-not show; what is printed is the median of the rounds, with the lowest and the highest.
+What is printed is the median of the rounds' ratios, with the lowest and the highest. ``--write`` also puts all that was
+measured into a folder, as JSON, Markdown and a plot, for which it needs matplotlib.
 """
 
 import argparse
+import importlib.metadata
+import json
 import multiprocessing
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -22,19 +23,23 @@ from typing import Any
 
 from benchmarks.jobs import JOBS, Job
 from benchmarks.peers import PEERS, WORKERS
+from benchmarks.report import Table, write
 
 ROOT = Path(__file__).parents[1]
 Times = dict[str, list[float]]
 YARDSTICK = "stdlib"
 BARE = "python -c pass"
 #: What is measured beside the jobs.
-MORE = ("openings", "imports")
+MORE = ("openings", "memory", "imports")
+#: The distributions whose versions matter.
+MEASURED = ("unirun", "loky", "joblib", "mpire", "pebble", "numpy")
 
 
 def timed(call: Callable[[], object]) -> float:
+    """Return the milliseconds that a call takes."""
     begin = time.perf_counter()
     call()
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) * 1e3
 
 
 def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> Times:
@@ -88,40 +93,75 @@ def imports(rounds: int) -> Times:
     return in_turn({BARE: start("pass"), "import unirun": start("import unirun")}, rounds)
 
 
-def table(title: str, times: Times) -> None:
-    """Print one table, as measured."""
-    yardstick = next(iter(times))
-    print(f"\n### {title}\n\n| | ratio | lowest to highest | median, ms |\n|---|---|---|---|")
-    for name, own in times.items():
-        ratios = [a / b for a, b in zip(own, times[yardstick], strict=True)]
-        median = statistics.median(own) * 1e3
-        print(
-            f"| {name} | {statistics.median(ratios):.3f} | {min(ratios):.2f} to {max(ratios):.2f} | {median:,.3g} |",
-            flush=True,
+def memory(method: str, rounds: int, missing: list[str]) -> list[Table]:
+    """Peak memory while 1 GB of arrays goes through, of an interpreter of its own for each peer and round."""
+    peaks: dict[str, list[dict[str, float]]] = {}
+    for name in [name for name in PEERS if not any(each.startswith(f"{name} ") for each in missing)]:
+        command = [sys.executable, "-m", "benchmarks.memory", name, method]
+        for _ in range(rounds):
+            done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+            if done.returncode:
+                missing.append(f"{name} (memory: {done.stderr.strip().splitlines()[-1]})")
+                peaks.pop(name, None)
+                break
+            peaks.setdefault(name, []).append(json.loads(done.stdout))
+    return [
+        Table(
+            f"Peak memory of the {who}, 1 GB of arrays in and out", "MB", {n: [p[who] for p in peaks[n]] for n in peaks}
         )
+        for who in ("parent", "worker")
+    ]
+
+
+def machine(context: Any) -> dict[str, str]:
+    """Return what it is measured on and with."""
+    versions = []
+    for name in MEASURED:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            pass  # unirun in a checkout, or a peer that is left out
+    return {
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "workers": f"{WORKERS}, started by {context.get_start_method()}",
+        "versions": ", ".join(versions),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, help="default: each job's own number")
     parser.add_argument("--method", choices=multiprocessing.get_all_start_methods())
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="put JSON, Markdown and a plot there")
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, *MORE], metavar="JOB", help=", ".join([*JOBS, *MORE]))
     options = parser.parse_args()
     names = options.jobs or [*JOBS, *MORE]
     context = multiprocessing.get_context(options.method)
     missing: list[str] = []
-    print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} CPUs, {WORKERS} workers,")
-    print(f"start method {context.get_start_method()}")
+    tables: list[Table] = []
+
+    def show(table: Table) -> None:
+        tables.append(table)
+        print(f"\n{table.markdown()}", flush=True)
+
+    for what, value in machine(context).items():
+        print(f"- {what}: {value}")
     for name in names:
         if name in JOBS:
             job = JOBS[name]
-            table(job.title, of_peers(job, context, options.rounds or job.rounds, missing))
+            show(Table(job.title, "ms", of_peers(job, context, options.rounds or job.rounds, missing)))
     if "openings" in names:
-        table("Open a pool, one task, close it", openings(context, options.rounds or 40))
+        show(Table("Open a pool, one task, close it", "ms", openings(context, options.rounds or 40)))
+    if "memory" in names:
+        for each in memory(context.get_start_method(), options.rounds or 3, missing):
+            show(each)
     if "imports" in names:
-        table("Start an interpreter", imports(options.rounds or 40))
+        show(Table("Start an interpreter", "ms", imports(options.rounds or 40)))
     for name in dict.fromkeys(missing):
         print(f"\nleft out: {name}")
+    if options.write is not None:
+        write(options.write, machine(context), tables)
 
 
 if __name__ == "__main__":
