@@ -1,13 +1,31 @@
 """What workers run in the tests of the pipes backend, and the programs that start and lose them."""
 
 import logging
+import multiprocessing
 import os
+import resource
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(program: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program of a test's."""
+    return subprocess.run(
+        [sys.executable, str(program), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
 
 
 def square(number: int) -> int:
@@ -59,7 +77,8 @@ def span(path: str, word: str, seconds: float) -> str:
     return word
 
 
-def crash(how: str) -> None:
+def crash(how: str, after: float = 0) -> None:
+    time.sleep(after)
     print("these are my last words", file=sys.stderr)
     if how == "exit":
         os._exit(7)
@@ -116,3 +135,131 @@ def grandchild() -> int:
         time.sleep(3)
         os._exit(0)
     return child
+
+
+def put_blocked_signals(results: Any) -> None:
+    results.put({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, set())})
+
+
+def child_writes(how: str, path: str) -> None:
+    """Have a child write to a file, and to standard error."""
+    context = multiprocessing.get_context("fork")
+    if how == "multiprocessing":
+        child = context.Process(target=write_mine, args=(path,))
+        child.start()
+        child.join()
+    elif how == "fork":
+        pid = os.fork()
+        if pid == 0:
+            write_mine(path)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    else:
+        from unirun.backends.pipes.pool import open_pipes
+
+        with open_pipes(1, context) as pool:
+            pool.submit(write_mine, path).result()
+
+
+def write_mine(path: str) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"mine\n")
+        print("a word on standard error", file=sys.stderr)
+
+
+def fork_while_printing() -> int:
+    """Return the exit code of a child that prints, and was forked while a thread was printing."""
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            sys.stderr.write(" " * 200 + ".")
+
+    sys.stderr._stream = OnlyWrites()  # type: ignore[union-attr]  # not the terminal, which it would fill
+    thread = threading.Thread(target=flood)
+    thread.start()
+    time.sleep(0.5)
+    child = os.fork()
+    if child == 0:
+        print("a word", file=sys.stderr)
+        os._exit(7)
+    end = time.monotonic() + 10
+    code = None
+    while code is None and time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if pid else None
+        time.sleep(0.01)
+    if code is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    stop.set()
+    thread.join()
+    return -1 if code is None else code
+
+
+def nested(depth: int) -> int:
+    """Open a pool in a daemonic process, and have its worker do the same; return how deep it went."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=_nested, args=(depth, results), daemon=True)
+    child.start()
+    child.join(20)
+    answer: int = -1 if results.empty() else results.get()
+    return answer
+
+
+def _nested(depth: int, results: Any) -> None:
+    from unirun.backends.pipes.pool import open_pipes
+
+    with open_pipes(1, multiprocessing.get_context("fork")) as pool:
+        results.put(1 + (pool.submit(nested, depth - 1).result() if depth > 1 else 0))
+
+
+def ticking(size: int) -> bytes:
+    """Return many bytes while a signal handler prints."""
+
+    def tick(signum: int, frame: Any) -> None:
+        print("tick", file=sys.stderr)
+
+    sys.stderr._stream = OnlyWrites()  # type: ignore[union-attr]
+    signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    return bytes(size)
+
+
+def clean_up(begun: str, ended: str) -> None:
+    """Take a moment to end after a Ctrl-C."""
+    try:
+        open(begun, "w").close()
+        time.sleep(60)
+    finally:
+        time.sleep(0.1)
+        open(ended, "w").close()
+
+
+class SlowToPickle:
+    """A number whose pickling takes a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> Any:
+        time.sleep(self.seconds)
+        return int, ("3",)
+
+
+def limit_memory(size: int, journal: str) -> None:
+    """Be an initializer that lets its worker have no more than some bytes of address space."""
+    note(journal, "started")
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+class OnlyWrites:
+    """A stream that can do nothing else."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def replace(stream: str) -> None:
+    setattr(sys, stream, OnlyWrites())

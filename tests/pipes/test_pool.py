@@ -158,19 +158,8 @@ def test_workers_that_never_become_ready_break_the_pool(tmp_path: Path) -> None:
                 print("done")
         """)
     )
-    done = run(main)
+    done = jobs.run(main)
     assert done.stdout == "done\n", done.stderr
-
-
-def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(program), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 # ------------------------------------------------------------------------------------------------- what cannot travel
@@ -488,7 +477,7 @@ def test_a_pool_that_was_not_shut_down_does_its_work_at_the_exit(method: str, tm
                     pool.submit(jobs.note, sys.argv[2], str(number), 0.02)
         """)
     )
-    done = run(program, method, str(tmp_path / "journal"))
+    done = jobs.run(program, method, str(tmp_path / "journal"))
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted((tmp_path / "journal").read_text().split()) == [str(number) for number in range(10)]
 

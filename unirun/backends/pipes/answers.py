@@ -10,7 +10,7 @@ from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
 
-__all__ = ["answer", "log", "resolve", "text"]
+__all__ = ["answer", "cancel", "log", "resolve", "text"]
 
 #: The stdlib's pools report failed callbacks of futures here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -48,6 +48,15 @@ def resolve(future: Future[Any], value: Any = None, *, error: BaseException | No
     except InvalidStateError:
         pass  # by the user's own hand
     except BaseException:  # of a callback; the manager serves the others
+        LOGGER.exception("exception calling callback for %r", future)
+
+
+def cancel(future: Future[Any]) -> None:
+    """Cancel the future of a task that nobody has; run its callbacks, whatever they raise."""
+    try:
+        if future.cancel():
+            future.set_running_or_notify_cancel()
+    except BaseException:
         LOGGER.exception("exception calling callback for %r", future)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
 from unirun.backends.pipes import forks
 
@@ -19,16 +20,16 @@ class Bell:
         # Guards the pipe from being closed under a ring, which would go to another file. Reentrant: the collector may
         # ring in a thread that holds it.
         self._lock = threading.RLock()
-        self._reader, self._writer = Pipe(duplex=False)
+        self._reader, self._writer = forks.made(partial(Pipe, duplex=False))
         os.set_blocking(self._reader.fileno(), False)
         os.set_blocking(self._writer.fileno(), False)
-        forks.close_in_children(self._reader, self._writer)
         self.abandoned: bool = False
 
     @property
     def fd(self) -> int:
         """The descriptor to poll."""
-        return self._reader.fileno()
+        number: int = self._reader.fileno()
+        return number
 
     def ring(self) -> None:
         """Wake the manager."""

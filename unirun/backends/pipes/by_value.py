@@ -1,11 +1,37 @@
-"""The pickler for what plain pickling cannot send: lambdas, closures, what an interactive ``__main__`` defines."""
+"""Pickling a call: by name where that is enough, by value what workers would not find (lambdas, `__main__`)."""
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from typing import Any
 
-__all__ = ["by_value"]
+from unirun.backends.pipes import protocol
+
+__all__ = ["Parts", "by_value", "dump_call"]
+
+#: What ``protocol.dump`` returns.
+Parts = tuple[list[bytes], list[memoryview]]
+
+
+def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_value: bool) -> Parts:
+    """Pickle a function and its arguments.
+
+    Args:
+        call: The function, its arguments and its keyword arguments.
+        main_by_value: What refers to ``__main__`` goes by value, too: workers do not find it there.
+
+    Raises:
+        Exception: What pickling raises.
+    """
+    try:
+        parts = protocol.dump(call)
+        if not (main_by_value and any(b"__main__" in chunk for chunk in parts[0])):
+            return parts
+    except (pickle.PicklingError, AttributeError, TypeError):  # how pickle says that it cannot
+        if by_value() is None:
+            raise
+    return parts if by_value() is None else protocol.dump(call, by_value())
 
 
 @cache

@@ -11,14 +11,13 @@ import threading
 import time
 import traceback
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
 from unirun.backends.lowered import RemoteTraceback
-from unirun.backends.pipes import protocol
-from unirun.backends.pipes.answers import resolve
+from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.bell import Bell
-from unirun.backends.pipes.by_value import by_value
+from unirun.backends.pipes.by_value import Parts, dump_call
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.pace import STUCK, Pace
 from unirun.backends.pipes.terms import Terms
@@ -28,8 +27,10 @@ __all__ = ["Dispatch"]
 
 #: Bytes of pickled tasks to send at once, beyond the first task.
 _BYTES: Final = 1 << 16
-
-_Parts = tuple[list[bytes], list[memoryview]]
+#: Seconds after which a lock that is held for microseconds is held by the waiting thread itself.
+_LOCKED: Final = 0.05
+#: Workers that a task may cost while it is on its way: it may be too large for them. One may have died by chance.
+_DEATHS: Final = 2
 
 
 class Dispatch:
@@ -51,8 +52,10 @@ class Dispatch:
         self.short: bool = False
         #: Why the pool is not usable any more, or ``None``.
         self.broken: str | None = None
-        #: Shutdown was called.
+        #: Shutdown was called,
         self.closed: bool = False
+        #: and what has not begun is to be cancelled.
+        self.cancelling: bool = False
         #: This is a forked child's copy of the pool.
         self.foreign: bool = False
 
@@ -60,22 +63,32 @@ class Dispatch:
 
     def submit(self, task: Task) -> None:
         """Queue a task; give it to an idle worker, if there is one."""
-        with self.lock:
-            first, self._unused = self._unused, False
-            early = first and self.broken is not None  # by its initializer, while the pool was opened for this task
-            if not early:
-                self._check_usable()
-                self.queue.append(task)
-            worker = self._idle.pop() if self._idle else None
+        worker: Handle | None = None
+        try:
+            with self.lock:
+                first, self._unused = self._unused, False
+                early = first and self.broken is not None  # by its initializer, while the pool was opened for this task
+                if not early:
+                    self._check_usable()
+                    self.queue.append(task)
+                if self._idle and not early:
+                    worker = self._idle[-1]
+                    worker.claimed = task
+                    self._idle.pop()
+                ring = worker is None and len(self.workers) < (min(1, self._most) if self.short else self._most)
+            if early:
+                resolve(task.future, error=BrokenProcessPool(self.broken))
+                return
             if worker is not None:
-                worker.claimed = True
-            ring = worker is None and len(self.workers) < (min(1, self._most) if self.short else self._most)
-        if early:
-            resolve(task.future, error=BrokenProcessPool(self.broken))
-            return
-        if worker is not None:
-            self.feed(worker, task)
-            ring = worker.writing or self._terms.task_timeout is not None
+                self._feed(worker, task)
+                ring = worker.writing or self._terms.task_timeout is not None
+        finally:
+            if worker is not None:
+                try:
+                    self.release(worker, task)
+                except BaseException:  # Ctrl-C, which must not leave a worker claimed for ever
+                    self.release(worker, task)
+                    raise
         if ring:
             self._bell.ring()
 
@@ -87,23 +100,31 @@ class Dispatch:
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
+    def cancel_all(self) -> None:
+        """Cancel what is queued; in the manager thread."""
+        while self.queue:
+            with self.lock:
+                task = self.queue.popleft()
+            cancel(task.future)
+
     def cancel(self) -> None:
-        """Cancel what has not begun."""
+        """Let the manager cancel what has not begun."""
         with self.lock:
+            self.cancelling = True
             for worker in self.workers:
                 self._requeue(worker.take_back())
-            tasks = list(self.queue)
-            self.queue.clear()
-        for task in tasks:
-            task.future.cancel()
-            task.future.set_running_or_notify_cancel()
 
     def reclaim(self, future: Future[Any]) -> None:
         """Take back what the worker that holds the task of ``future`` has not begun. It is pending again then."""
-        with self.lock:
-            for worker in () if self.foreign else self.workers:
+        # Only this thread itself can hold the lock for so long: a signal handler cancels in the course of a submit.
+        if self.foreign or not self.lock.acquire(timeout=_LOCKED):
+            return
+        try:
+            for worker in self.workers:
                 if any(task.future is future for task in worker.tasks.values()):
                     self._requeue(worker.take_back())
+        finally:
+            self.lock.release()
         self._bell.ring()  # an idle worker may have the others
 
     def empty(self) -> list[Task]:
@@ -118,7 +139,7 @@ class Dispatch:
 
     # Giving tasks, by who has claimed a worker.
 
-    def feed(self, worker: Handle, own: Task | None = None) -> None:
+    def _feed(self, worker: Handle, own: Task | None) -> None:
         """Give a worker that the caller has claimed what it should have now.
 
         Args:
@@ -129,12 +150,17 @@ class Dispatch:
             BaseException: Only with ``own``: Ctrl-C. Tasks of other callers are not lost by it.
         """
         taken: list[Task] = []
-        given: list[tuple[Task, _Parts]] = []
+        given: list[tuple[Task, Parts]] = []
         size = 0
         sending = False
         try:
             with self.lock:
-                taken = self._take(worker)
+                try:
+                    self._take(worker, taken)
+                except BaseException:  # Ctrl-C between two steps: a task is in one of the two
+                    if taken and self.queue and taken[-1] is self.queue[0]:
+                        del taken[-1]
+                    raise
             while taken and size <= _BYTES:
                 parts = self._prepare(taken[0], own)
                 if parts is not None:
@@ -142,7 +168,8 @@ class Dispatch:
                     size += sum(map(len, parts[0])) + sum(view.nbytes for view in parts[1])
                 del taken[0]
             with self.lock:
-                if worker.dropping:  # by a cancel meanwhile: what was taken back would run with the tokens of these
+                # Taken back from meanwhile: what it will drop would run with the tokens of these. Or the pool broke.
+                if worker.dropping or self.broken is not None:
                     taken = [task for task, _ in given] + taken
                     given = []
                 ring = bool(taken)
@@ -158,21 +185,22 @@ class Dispatch:
             if sending:  # how much was written is not known
                 worker.kill()
             with self.lock:
-                unsent = [] if sending else [task for task, _ in given]
-                self._requeue([task for task in (*unsent, *taken) if task is not own])
+                unsent = dict.fromkeys(() if sending else [task for task, _ in given])
+                unsent |= dict.fromkeys(taken)  # of which the first may be among the others, likewise
+                self._requeue([task for task in unsent if task is not own])
             self._bell.ring()
             raise
-        finally:
-            self.release(worker)
 
-    def _take(self, worker: Handle) -> list[Task]:
-        """Return tasks for a worker, taken from the queue. The lock is held."""
+    def _take(self, worker: Handle, taken: list[Task]) -> None:
+        """Move tasks for a worker from the queue to ``taken``. The lock is held."""
         count = min(self._room(worker), math.ceil(len(self.queue) / max(1, len(self.workers))))
-        return [self.queue.popleft() for _ in range(count)]
+        for _ in range(count):
+            taken.append(self.queue[0])
+            self.queue.popleft()
 
     def _room(self, worker: Handle) -> int:
         """Return how many more tasks a worker should have on its way. The lock is held."""
-        if not worker.initialized or worker.leaving or worker.dropping or self.broken is not None:
+        if not worker.initialized or worker.leaving or worker.dropping or self.cancelling or self.broken is not None:
             return 0
         most = 1 if self._terms.task_timeout is not None else self._pace.ahead
         held = len(worker.tasks)
@@ -182,20 +210,15 @@ class Dispatch:
             most = min(most, self._terms.max_tasks_per_child - worker.given + held)
         return max(0, most - held)
 
-    def _prepare(self, task: Task, own: Task | None) -> _Parts | None:
+    def _prepare(self, task: Task, own: Task | None) -> Parts | None:
         """Pickle a task that goes to a worker now; ``None`` if it is cancelled, or cannot be pickled."""
-        if not task.future.set_running_or_notify_cancel():
-            return None
-        call = task.fn, task.args, task.kwargs
         try:
-            try:
-                parts = protocol.dump(call)
-                if not (self._terms.by_value and any(b"__main__" in chunk for chunk in parts[0])):
-                    return parts
-            except Exception:
-                if by_value() is None:
-                    raise
-            return parts if by_value() is None else protocol.dump(call, by_value())
+            if not task.future.set_running_or_notify_cancel():
+                return None
+        except (RuntimeError, InvalidStateError):
+            return None  # the user resolved it by hand
+        try:
+            return dump_call((task.fn, task.args, task.kwargs), main_by_value=self._terms.by_value)
         except BaseException as error:
             if own is not None and not isinstance(error, Exception):
                 raise  # it is the caller whom Ctrl-C meets
@@ -211,7 +234,7 @@ class Dispatch:
 
     def _settle(self, worker: Handle) -> None:
         """Note whether a worker is idle now. The lock is held."""
-        busy = worker.tasks or worker.claimed or worker.leaving or worker.dropping or not worker.initialized
+        busy = worker.tasks or worker.claimed is not None or worker.leaving or worker.dropping or not worker.initialized
         idle = not busy and not self._used_up(worker) and worker in self.workers
         if not idle:
             if worker in self._idle:
@@ -249,17 +272,22 @@ class Dispatch:
             self._settle(worker)
 
     def left(self, worker: Handle) -> list[Task]:
-        """A worker is dead and buried. Returns what it was running, one task at most."""
+        """A worker is dead and buried. Returns what it was running, or could not receive: one task at most."""
         with self.lock:
-            self._requeue(worker.unbegun)
-            running = list(worker.tasks.values())
+            failed = list(worker.tasks.values())
             worker.tasks.clear()
-            return running
+            if not failed and worker.unbegun:
+                first = worker.unbegun[0]
+                first.deaths += 1
+                if first.deaths >= _DEATHS:
+                    failed = [worker.unbegun.pop(0)]
+            self._requeue(worker.unbegun)
+            return failed
 
     def leaves(self, worker: Handle) -> bool:
         """A worker is dying; it gets nothing any more. Returns ``False`` while somebody is giving it tasks."""
         with self.lock:
-            if worker.claimed:
+            if worker.claimed is not None:
                 return False
             self.workers.remove(worker)
             self._settle(worker)
@@ -268,15 +296,17 @@ class Dispatch:
     def claim_writer(self, worker: Handle) -> bool:
         """Claim a worker in order to go on writing to it, unless somebody is at it."""
         with self.lock:
-            free = not worker.claimed
-            worker.claimed = True
+            free = worker.claimed is None
+            if free:
+                worker.claimed = self
             return free
 
-    def release(self, worker: Handle) -> None:
-        """Undo a claim."""
+    def release(self, worker: Handle, owner: object) -> None:
+        """Undo a claim of ``owner``, if it is one."""
         with self.lock:
-            worker.claimed = False
-            self._settle(worker)
+            if worker.claimed is owner:
+                worker.claimed = None
+                self._settle(worker)
             # What the manager left alone because of the claim: the end of the worker, or of the pool.
             ring = self.closed or self._bell.abandoned or self._used_up(worker)
         if ring:
@@ -302,14 +332,15 @@ class Dispatch:
                     if self._holds_back(worker) and (stuck >= STUCK or self._pace.worth_taking_back):
                         self._requeue(worker.take_back())
                         self._pace.at_least(stuck)
-            hungry = [worker for worker in self.workers if not worker.claimed and self._room(worker)]
+            hungry = [worker for worker in self.workers if worker.claimed is None and self._room(worker)]
             if not self.queue:
                 return
             for worker in hungry:
-                worker.claimed = True
+                worker.claimed = self
                 self._settle(worker)
         for worker in hungry:
-            self.feed(worker)
+            self._feed(worker, None)
+            self.release(worker, self)
 
     def end_used_up(self) -> None:
         """End the workers that have done ``max_tasks_per_child`` tasks."""
@@ -317,7 +348,7 @@ class Dispatch:
             return
         with self.lock:
             for worker in self.workers:
-                if self._used_up(worker) and not worker.tasks and not worker.claimed:
+                if self._used_up(worker) and not worker.tasks and worker.claimed is None:
                     worker.end()
 
     def next_check(self) -> float | None:
@@ -339,18 +370,19 @@ class Dispatch:
     def busy(self) -> list[Handle]:
         """Return the workers that have tasks, or are just being given some."""
         with self.lock:
-            return [worker for worker in self.workers if worker.tasks or worker.claimed]
+            return [worker for worker in self.workers if worker.tasks or worker.claimed is not None]
 
     def _spare(self) -> bool:
         """Tell whether there is a worker for tasks that another one holds. The lock is held."""
         return not self.queue and bool(self._idle)
 
     def _holds_back(self, worker: Handle) -> bool:
-        return len(worker.tasks) > 1 and not (worker.dropping or worker.claimed)
+        return len(worker.tasks) > 1 and not worker.dropping and worker.claimed is None
 
 
 def _unstart(future: Future[Any]) -> None:
     """Make a future pending again: its task was on its way to a worker, and is not any more."""
-    with future._condition:  # a pool may; `Future` has no word for it
-        if future._state == "RUNNING":
-            future._state = "PENDING"
+    # A pool may; `Future` has no word for it. In one step, and without the future's lock: `wait` may hold that one
+    # while a signal handler waits for the pool's.
+    if future._state == "RUNNING":
+        future._state = "PENDING"

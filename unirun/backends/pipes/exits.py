@@ -46,7 +46,9 @@ def discard(pool: Ends) -> None:
 
 
 def _finish() -> None:
-    interrupted = issubclass(getattr(sys, "last_type", None) or type(None), KeyboardInterrupt)
+    # What ends the program; in an interactive one it is what was last shown there, at any time.
+    last = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
+    interrupted = issubclass(last or type(None), KeyboardInterrupt)
     pools = list(_live)
     for pool in pools:
         if interrupted:

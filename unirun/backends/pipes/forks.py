@@ -3,6 +3,9 @@
 A worker of the pipes backend ends when its parent's end of the pipe closes, and the parent knows that a worker is dead
 when the worker's end does. A copy of an end in another child, a sibling or a child of the user's own, would keep it
 open. So every process that forks, by whatever code, closes in the child what is listed here.
+
+Guarantees:
+    No fork falls between the making of an end and its listing.
 """
 
 from __future__ import annotations
@@ -13,14 +16,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["close_in_children", "forget", "on_fork", "starting"]
+__all__ = ["close_in_children", "forget", "made", "on_fork", "starting"]
 
 # Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
 # thread.
 _listed: set[Any] = set()
 _callbacks: list[Callable[[], None]] = []
-_starting = threading.Lock()  # held while a worker is being started: its own ends are then not to be closed in it
+# Held while ends are made and listed, and by each fork. Nothing else is done meanwhile, so no other lock is waited for.
+# Reentrant, like the next one: a signal handler may come between and fork.
+_making = threading.RLock()
+_starting = threading.RLock()  # held while a worker is being started: its own ends are then not to be closed in it
 _starter: tuple[int, tuple[Any, ...]] | None = None  # the thread that starts one, and the ends that the worker keeps
+
+
+def made(pipe: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Return the ends that ``pipe`` makes, listed."""
+    with _making:
+        ends = pipe()
+        _listed.update(ends)
+        return ends
 
 
 def close_in_children(*ends: Any) -> None:
@@ -43,17 +57,15 @@ def starting(*kept: Any) -> Iterator[None]:
     """Start a worker in the ``with`` block; if it is by fork, it keeps those ends, and no other child does."""
     global _starter
     with _starting:
-        close_in_children(*kept)
-        _starter = threading.get_ident(), kept
+        before, _starter = _starter, (threading.get_ident(), kept)
         try:
             yield
         finally:
-            _starter = None
-            forget(*kept)
+            _starter = before
 
 
 def _in_child() -> None:
-    global _starting, _starter
+    global _making, _starting, _starter
     kept = _starter[1] if _starter is not None and _starter[0] == threading.get_ident() else ()
     for end in _listed.difference(kept):
         try:
@@ -61,11 +73,13 @@ def _in_child() -> None:
         except OSError:
             pass  # another thread of the parent's was closing it at that moment
     _listed.clear()
-    _starting, _starter = threading.Lock(), None
+    _making, _starting, _starter = threading.RLock(), threading.RLock(), None
     for callback in _callbacks:
         callback()
     _callbacks.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(
+        before=lambda: _making.acquire(), after_in_parent=lambda: _making.release(), after_in_child=_in_child
+    )

@@ -13,17 +13,17 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.worker import Orders, work
-from unirun.backends.repairs import close_leaked_pipes, kill
+from unirun.backends.repairs import close_leaked_pipes, is_stray, kill
 
 __all__ = ["Handle", "Task"]
 
@@ -38,13 +38,15 @@ _PATIENCE: Final = 1.0
 class Task:
     """A call that was submitted, and its future."""
 
-    __slots__ = ("args", "fn", "future", "kwargs")
+    __slots__ = ("args", "deaths", "fn", "future", "kwargs")
 
     def __init__(self, future: Future[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.future: Future[Any] = future
         self.fn: Any = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
+        #: Workers that died while this task was the next one for them.
+        self.deaths: int = 0
 
 
 class Handle:
@@ -74,8 +76,8 @@ class Handle:
         self.ready: bool = False
         #: Its initializer is done, too.
         self.initialized: bool = False
-        #: Somebody is giving it tasks just now.
-        self.claimed: bool = False
+        #: Who is giving it tasks, or writing to it, just now: nobody else may. None for nobody.
+        self.claimed: object = None
         #: It was told to end, and gets no more tasks.
         self.leaving: bool = False
         #: It was killed because its task ran too long.
@@ -89,30 +91,32 @@ class Handle:
         self._out: deque[memoryview] = deque()
         self._serial = 0
         self._reader = protocol.Reader()
-        self._pipe, theirs = context.Pipe(duplex=True)
-        #: The descriptor to poll; none once it is closed, when another file may have its number.
-        self.fd: int = self._pipe.fileno()
+        self._ends: list[Any] = []
+        self.process: Any = None
+        theirs = None
         try:
-            self._tokens, self._grants = context.Pipe(duplex=False)
-        except BaseException:
-            self._pipe.close()
-            theirs.close()
-            raise
-        forks.close_in_children(self._pipe, self._grants)
-        try:
-            os.set_blocking(self._pipe.fileno(), False)
-            os.set_blocking(self._tokens.fileno(), False)
-            os.set_blocking(self._grants.fileno(), False)
-            self.process: Any = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
+            self._pipe, theirs = forks.made(partial(context.Pipe, duplex=True))
+            self._ends.append(self._pipe)
+            self._tokens, self._grants = forks.made(partial(context.Pipe, duplex=False))
+            self._ends += [self._tokens, self._grants]
+            for end in self._ends:
+                os.set_blocking(end.fileno(), False)
+            #: The descriptor to poll; none once it is closed, when another file may have its number.
+            self.fd: int = self._pipe.fileno()
+            _ensure_helpers(context)
+            self.process = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
             with forks.starting(theirs, self._tokens), _allowed_to_have_children(), _uninterrupted():
                 self.process.start()
         except BaseException as error:
             close_leaked_pipes(error)
+            if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
+                kill(self.process)
+                self.process.join()
             self.close()
             raise
         finally:
-            theirs.close()
-        forks.close_in_children(self._tokens)
+            if theirs is not None:
+                _close(theirs)
 
     @property
     def writing(self) -> bool:
@@ -144,6 +148,7 @@ class Handle:
         count = len(self._take_tokens())
         serials = list(self.tasks)[len(self.tasks) - count :]
         self.dropping += count
+        self.given -= count
         return [self.tasks.pop(serial) for serial in serials]
 
     def _take_tokens(self) -> bytes:
@@ -210,7 +215,8 @@ class Handle:
 
     def kill(self) -> None:
         """Kill it. Its end of the pipe closes."""
-        kill(self.process)
+        if not self._ended() or is_stray(self.process):  # else another process may have its id
+            kill(self.process)
 
     def interrupt(self) -> None:
         """Send it SIGINT, as Ctrl-C in a terminal would."""
@@ -227,13 +233,30 @@ class Handle:
         """
         end = time.monotonic() + (math.inf if self.leaving else _PATIENCE)
         # Not `join` with a timeout: that waits for a pipe first, which a task may have closed, and then for ever.
-        while self.process.exitcode is None and time.monotonic() < end:
+        while not self._ended() and time.monotonic() < end:
             time.sleep(0.0005)
-        if self.process.exitcode is None:  # it lives, and has only closed its pipe
-            self.kill()
+        self.kill()  # it may live, and have only closed its pipe
         self.process.join()
         self.unbegun = self.take_back()
         self.close()
+
+    def _ended(self) -> bool:
+        """Tell whether it has ended, also where multiprocessing cannot know.
+
+        Somebody else may have waited for it: the kernel, where SIGCHLD is ignored, or a handler that waits for all.
+        """
+        if self.process.exitcode is not None:
+            return True
+        if self.process._popen.method == "forkserver":
+            return False  # it is no child of this process, and tells its end through a pipe
+        try:
+            if hasattr(os, "waitid"):
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            else:
+                os.kill(self.process.pid, 0)
+        except (ChildProcessError, ProcessLookupError):
+            return True
+        return False
 
     @property
     def failed(self) -> bool:
@@ -242,14 +265,15 @@ class Handle:
 
     def close(self) -> None:
         """Close this side's ends."""
-        for end in (self._pipe, self._tokens, self._grants):
-            forks.forget(end)
-            end.close()
+        for end in self._ends:
+            _close(end)
         self.fd = -1
 
     def __str__(self) -> str:
         code = self.process.exitcode
-        if code is not None and code < 0:
+        if code is None:
+            how = "ended, and its exit code went to whoever else waits for children of this process"
+        elif code < 0:
             try:
                 how = f"was killed by {signal.Signals(-code).name}"
             except ValueError:
@@ -259,8 +283,24 @@ class Handle:
         return f"the worker process {self.process.pid} {how}"
 
 
-# Guards the flag that says whether this process may have children, while it is changed.
-_daemonic = threading.Lock()
+def _close(end: Any) -> None:
+    """Close an end of a pipe; until it is closed, a fork must know of it."""
+    end.close()
+    forks.forget(end)
+
+
+def _ensure_helpers(context: Any) -> None:
+    """Start the helpers of a start method, if it has some: what is started with Ctrl-C blocked keeps it blocked."""
+    method = context.get_start_method()
+    if method == "fork":
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
 
 
 @contextmanager
@@ -268,7 +308,7 @@ def _allowed_to_have_children() -> Iterator[None]:
     """Start a process from a daemonic one, such as a worker of `multiprocessing.Pool`.
 
     multiprocessing forbids it because it kills daemonic processes without a word, and their children would be left
-    behind. Ours end when their parent does, however it ends.
+    behind. Ours end when their parent does, however it ends. One thread at a time is in here: see ``forks.starting``.
     """
     from multiprocessing import process
 
@@ -276,12 +316,11 @@ def _allowed_to_have_children() -> Iterator[None]:
     if not settings.get("daemon"):
         yield
         return
-    with _daemonic:
-        settings["daemon"] = False
-        try:
-            yield
-        finally:
-            settings["daemon"] = True
+    settings["daemon"] = False
+    try:
+        yield
+    finally:
+        settings["daemon"] = True
 
 
 @contextmanager

@@ -97,6 +97,10 @@ class Manager:
 
     def give_up(self) -> None:
         """End what was started; nothing was submitted."""
+        if self._thread is not None and self._thread.is_alive():  # Ctrl-C came just after its start
+            self.shutdown(cancel=True, final=True)
+            self._thread.join()
+            return
         for worker in self.dispatch.workers:
             worker.kill()
             worker.bury()
@@ -136,6 +140,8 @@ class Manager:
             cancel: Cancel those that have not begun.
             final: Start no workers for the others any more.
         """
+        if self.dispatch.foreign:
+            return
         self._final = self._final or final
         with self.dispatch.lock:
             self.dispatch.closed = True
@@ -145,6 +151,8 @@ class Manager:
 
     def interrupt(self) -> None:
         """Shut down after a Ctrl-C."""
+        if self.dispatch.foreign:
+            return
         self._kill_at = time.monotonic() + _GRACE
         busy = self.dispatch.busy()
         self.shutdown(cancel=True, final=True)
@@ -167,6 +175,8 @@ class Manager:
         try:
             while not self._finished():
                 self._turn()
+                if self.dispatch.cancelling:
+                    self.dispatch.cancel_all()
                 if not self.dispatch.quiet:  # what is done here keeps whoever waits for a result from the GIL
                     self.dispatch.feed_all()
                     if not self._final and self.dispatch.missing():
@@ -190,7 +200,7 @@ class Manager:
             worker = self._watched[fd]
             if event & select.POLLOUT and self.dispatch.claim_writer(worker):
                 worker.flush()
-                self.dispatch.release(worker)
+                self.dispatch.release(worker, self.dispatch)
             if event & ~select.POLLOUT:
                 self._hear(worker)
         self._check_time()
@@ -286,15 +296,21 @@ class Manager:
             error = TimeoutError(f"the task ran longer than task_timeout={limit} seconds, and its worker was killed")
         elif not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS and not self.dispatch.workers and self._thread is not None:
-                self._break(f"workers end before they are ready: {worker}{tail}")
+            if self._failed_starts >= _FAILED_STARTS and self._thread is not None:
+                if not self.dispatch.workers:
+                    self._break(f"workers end before they are ready: {worker}{tail}")
+                self.short = failure("pipes", "bootstrap", error)
+                self.dispatch.short = True
         elif not initialized:
             self._break(f"the initializer ended its worker: {worker}{tail}")
         elif self._terms.on_crash == "raise" and not self._final and (running or worker.failed):
             self._break(f"{worker}{tail}")
         for task in running:
             answers.resolve(task.future, error=error)
-        worker.process.close()  # which may still have a sentinel open
+        try:
+            worker.process.close()  # which may still have a sentinel open
+        except ValueError:
+            pass  # somebody else has waited for it: multiprocessing takes it for alive
 
     def _break(self, why: str) -> None:
         """Fail everything: the pool is not usable any more."""
@@ -322,14 +338,21 @@ class Manager:
     def _end(self) -> None:
         """End the workers, and wait for them."""
         self._final = True
-        for task in self.dispatch.empty():
-            answers.resolve(task.future, error=BrokenProcessPool("the pool was ended before the task could begin"))
+        self._forget_queue()
         for worker in list(self.dispatch.workers):
             if self.dispatch.claim_writer(worker):  # else it was killed, and somebody is still writing to it
                 worker.end()
-                self.dispatch.release(worker)
+                self.dispatch.release(worker, self.dispatch)
         while self.dispatch.workers:
             self._turn()
+        self._forget_queue()  # of a submit that was giving tasks to a worker of a pool that broke
+
+    def _forget_queue(self) -> None:
+        if self.dispatch.cancelling:
+            self.dispatch.cancel_all()
+        why = self.dispatch.broken or "the pool was ended before the task could begin"
+        for task in self.dispatch.empty():
+            answers.resolve(task.future, error=BrokenProcessPool(why))
 
 
 def _died_early() -> BaseException:

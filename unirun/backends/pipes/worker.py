@@ -92,10 +92,12 @@ def work(pipe: Any, tokens: Any, orders: Orders) -> None:
     _die_with_parent()
     signal.set_wakeup_fd(-1)  # the parent's event loop would take this worker's signals for its own
     worker = _Worker(pipe.fileno(), tokens.fileno())
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, worker.interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it until here
+    forks.on_fork(worker.disown)
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), _Worker):
+        signal.signal(signal.SIGINT, worker.interrupt)  # in place of an outer worker's, where a worker opens a pool
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it until here
         worker.run(orders)
     except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass  # the parent is gone; or it was Ctrl-C, of which the parent was told by itself
@@ -108,7 +110,10 @@ class _Worker:
         self._pipe = pipe
         self._tokens = tokens
         # Guards the writing end: a frame of a task's own threads (standard error, logging) must not cut another one.
+        # Reentrant, and with the next two: in the course of a long frame a signal handler or a finalizer may print.
         self._lock = threading.RLock()
+        self._sending = False
+        self._later: list[list[bytes | memoryview]] = []
         self._reader = protocol.Reader()
         self._interruptible = True
         self._interrupted = False
@@ -187,11 +192,10 @@ class _Worker:
         kind, parts = answer
         self._send(protocol.frame(kind, serial, parts, seconds=time.perf_counter() - begin))
         self._interruptible = True
-        if sys.stdout is not None:
-            try:
-                sys.stdout.flush()  # what it printed must not be lost if a later task kills this worker
-            except (OSError, ValueError):
-                pass  # closed, or nobody listens; print() would have said so to the task
+        try:
+            sys.stdout.flush()  # what it printed must not be lost if a later task kills this worker
+        except Exception:
+            pass  # there is none, it is closed, or of the task's own making; print() would have said so to the task
 
     def send_beside(self, kind: int, value: object) -> None:
         """Send something that is not the answer to a task."""
@@ -202,21 +206,42 @@ class _Worker:
 
     def _send(self, pieces: list[bytes | memoryview]) -> None:
         with self._lock:
+            if self._sending:
+                self._later.append(pieces)
+                return
             interruptible, self._interruptible = self._interruptible, False
+            self._sending = True
             try:
-                for piece in pieces:
-                    written = os.write(self._pipe, piece)
-                    if written != len(piece):  # of a view, its items
-                        left = memoryview(piece).cast("B")[written:]
-                        while left:
-                            left = left[os.write(self._pipe, left) :]
+                self._write(pieces)
+                while self._later:
+                    self._write(self._later.pop(0))
             finally:
+                self._sending = False
                 self._interruptible = interruptible
 
+    def _write(self, pieces: list[bytes | memoryview]) -> None:
+        for piece in pieces:
+            written = os.write(self._pipe, piece)
+            if written != len(piece):  # of a view, its items
+                left = memoryview(piece).cast("B")[written:]
+                while left:
+                    left = left[os.write(self._pipe, left) :]
+
+    def disown(self) -> None:
+        """In a child that a task forks: the pipes are closed there, and their numbers may soon be another file's."""
+        self._pipe = self._tokens = -1
+        self._lock, self._sending, self._later = threading.RLock(), False, []
+        if isinstance(sys.stderr, _Watched):
+            sys.stderr = sys.stderr.unwatched()
+
     def interrupt(self, signum: int, frame: Any) -> None:
-        """Be the handler of SIGINT: end the running task by ``KeyboardInterrupt``, and then the worker, quietly."""
-        self._interrupted = True
-        if self._interruptible:
+        """Be the handler of SIGINT: end the running task by ``KeyboardInterrupt``, and then the worker, quietly.
+
+        Once: a terminal sends a signal to all, and the parent one more. The second one must not hit what a task does
+        in the course of the first.
+        """
+        first, self._interrupted = not self._interrupted, True
+        if first and self._interruptible:
             raise KeyboardInterrupt
 
     def finish(self) -> None:
@@ -240,6 +265,10 @@ class _Watched:
         if text.strip():
             self._worker.send_beside(protocol.STDERR, text[-2048:])
         return written
+
+    def unwatched(self) -> Any:
+        """Return the stream itself."""
+        return self._stream
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
@@ -266,7 +295,8 @@ def _send_logs(worker: _Worker, level: int) -> None:
         if isinstance(logger, logging.Logger):
             for each in list(logger.handlers):
                 logger.removeHandler(each)
-    root.addHandler(handler)
+            if logger is root or not logger.propagate:
+                logger.addHandler(handler)
     root.setLevel(level)
 
 
@@ -276,10 +306,10 @@ def _answer_error(error: BaseException) -> tuple[int, tuple[list[bytes], list[me
         return protocol.ERROR, protocol.dump((error.with_traceback(None), text))
     except BaseException as unpicklable:
         text = "".join(traceback.format_exception(unpicklable))
-        plain = RuntimeError(f"a {type(error).__name__} that cannot be pickled: {error!r}")
         try:
             return protocol.ERROR, protocol.dump((unpicklable.with_traceback(None), text))
         except BaseException:
+            plain = RuntimeError(f"a {type(error).__qualname__} that cannot be pickled, nor what pickling it raises")
             return protocol.ERROR, protocol.dump((plain, text))
 
 
