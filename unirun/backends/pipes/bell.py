@@ -56,6 +56,4 @@ class Bell:
     def silence(self) -> None:
         """Close it: nobody listens any more."""
         with self._lock:
-            for end in (self._reader, self._writer):
-                forks.forget(end)
-                end.close()
+            forks.close(self._reader, self._writer)

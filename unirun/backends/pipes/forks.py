@@ -5,7 +5,7 @@ when the worker's end does. A copy of an end in another child, a sibling or a ch
 open. So every process that forks, by whatever code, closes in the child what is listed here.
 
 Guarantees:
-    No fork falls between the making of an end and its listing.
+    No fork falls between the making of an end and its listing, nor between its closing and the end of that.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["close_in_children", "forget", "made", "on_fork", "starting"]
+__all__ = ["close", "close_in_children", "made", "on_fork", "starting"]
 
 # Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
 # thread.
 _listed: set[Any] = set()
 _callbacks: list[Callable[[], None]] = []
-# Held while ends are made and listed, and by each fork. Nothing else is done meanwhile, so no other lock is waited for.
-# Reentrant, like the next one: a signal handler may come between and fork.
+# Held while ends are made and listed, while they are closed, and by each fork. Nothing else is done meanwhile, so no
+# other lock is waited for. Reentrant, like the next one: a signal handler may come between and fork.
 _making = threading.RLock()
 _starting = threading.RLock()  # held while a worker is being started: its own ends are then not to be closed in it
 _starter: tuple[int, tuple[Any, ...]] | None = None  # the thread that starts one, and the ends that the worker keeps
@@ -42,9 +42,15 @@ def close_in_children(*ends: Any) -> None:
     _listed.update(ends)
 
 
-def forget(*ends: Any) -> None:
-    """Take connections from the list, before they are closed here."""
-    _listed.difference_update(ends)
+def close(*ends: Any) -> None:
+    """Close connections, and take them from the list. No child is forked between the two.
+
+    It would have an end, or would close one of its own: what was just closed has its number free, for any other file.
+    """
+    with _making:
+        for end in ends:
+            end.close()
+        _listed.difference_update(ends)
 
 
 def on_fork(callback: Callable[[], None]) -> None:

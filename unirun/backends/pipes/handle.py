@@ -116,7 +116,7 @@ class Handle:
             raise
         finally:
             if theirs is not None:
-                _close(theirs)
+                forks.close(theirs)
 
     @property
     def writing(self) -> bool:
@@ -265,8 +265,7 @@ class Handle:
 
     def close(self) -> None:
         """Close this side's ends."""
-        for end in self._ends:
-            _close(end)
+        forks.close(*self._ends)
         self.fd = -1
 
     def __str__(self) -> str:
@@ -281,12 +280,6 @@ class Handle:
         else:
             how = f"ended with exit code {code}"
         return f"the worker process {self.process.pid} {how}"
-
-
-def _close(end: Any) -> None:
-    """Close an end of a pipe; until it is closed, a fork must know of it."""
-    end.close()
-    forks.forget(end)
 
 
 def _ensure_helpers(context: Any) -> None:
