@@ -55,7 +55,7 @@ else:
 
         stdlib = None
 
-__all__ = ["BrokenProcessPool", "GuardedProcessPool"]
+__all__ = ["BrokenProcessPool", "GuardedProcessPool", "died_early"]
 
 
 class GuardedProcessPool(_Base):
@@ -184,7 +184,7 @@ class GuardedProcessPool(_Base):
             if ready.was_said():
                 return future, True  # a worker was up: it is a crash, and the task may have run
             self._unirun_release()
-            raise Refused("bootstrap", _died_early())
+            raise Refused("bootstrap", died_early())
 
     def _launch_processes(self) -> None:
         super()._launch_processes()  # type: ignore[misc]
@@ -289,7 +289,8 @@ class GuardedProcessPool(_Base):
             self._unirun_ready = None
 
 
-def _died_early() -> BaseException:
+def died_early() -> BaseException:
+    """Return the error of a pool of which no worker came up."""
     return BrokenProcessPool(
         "every worker ended before it was ready; what it wrote to standard error says why "
         "(usually its main module cannot be imported, or has no `if __name__ == '__main__':` guard)"

@@ -18,7 +18,7 @@ from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders
-from unirun.backends.processes import BrokenProcessPool
+from unirun.backends.processes import BrokenProcessPool, died_early
 from unirun.refusal import Failure, Refused, failure, is_refusal
 
 __all__ = ["Manager"]
@@ -82,7 +82,7 @@ class Manager:
         self._hire(self._most if self._context.get_start_method() == "fork" else 1)
         while not any(worker.ready for worker in workers):
             if not workers:
-                raise Refused("bootstrap", _died_early())
+                raise Refused("bootstrap", died_early())
             # Under gevent this lets its other greenlets run, which a plain poll does not.
             connection.wait([worker.fd for worker in workers])
             for worker in list(workers):
@@ -353,10 +353,3 @@ class Manager:
         why = self.dispatch.broken or "the pool was ended before the task could begin"
         for task in self.dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool(why))
-
-
-def _died_early() -> BaseException:
-    return BrokenProcessPool(
-        "every worker ended before it was ready; what it wrote to standard error says why "
-        "(usually its main module cannot be imported, or has no `if __name__ == '__main__':` guard)"
-    )
