@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
             reports: dict[suites.Mode, suites.Report] = {}
             for mode in modes:
                 print(f"{python}, {mode} the hook" if mode != "passthrough" else f"{python}, {mode}", flush=True)
-                reports[mode] = suites.run(folders[mode], mode, suites.ALL)
+                reports[mode] = suites.run(folders[mode], mode, suites.ALL, hang=300)
             _print_table(reports)
             for mode, report in reports.items():
                 lines = suites.differences(reports["without"], report, mode)

@@ -18,6 +18,7 @@ import pytest
 
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
+from tests.conformance.tasks import until
 from tests.pipes import jobs
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.terms import Terms
@@ -82,8 +83,12 @@ def test_pools_that_are_opened_at_once_share_no_pipe() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        first, second = ([sockets(pid) for pid in pool.processes] for pool in pools)
-        assert all(one.isdisjoint(other) for one in first for other in second)
+
+        def disjoint(pools: list[PipePool] = pools) -> bool:
+            first, second = ([sockets(pid) for pid in pool.processes] for pool in pools)
+            return all(one.isdisjoint(other) for one in first for other in second)
+
+        until(disjoint, "the closing of what new workers inherited")
         for pool in pools:
             pool.shutdown()
 
