@@ -218,7 +218,7 @@ def compat_mode() -> CompatMode:
     Raises:
         ConfigError: The variable has another value.
     """
-    value = os.environ.get("UNIRUN_COMPAT_MODE") or "managed"
+    value = os.environ.get("UNIRUN_COMPAT_MODE", "").strip().lower() or "managed"
     check_choice("UNIRUN_COMPAT_MODE", value, ("managed", "passthrough"))
     return value  # type: ignore[return-value]
 

@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from os.path import exists  # as it is now, whatever a program's tests put in its place
 from typing import Final
 
 from unirun import semaphore
@@ -30,7 +31,7 @@ class Host:
         platform: ``sys.platform``.
         gil: Whether a global interpreter lock is on.
         usable_cpus: CPUs that this process may really use: the smaller of its affinity and its cgroup quota,
-            rounded up.
+            rounded up. ``None`` where it was not looked for.
         start_methods: The start methods that this platform has, its default first.
         default_start_method: The one that a pool uses when nobody chooses.
         no_processes: Why no process pool can be constructed here, or ``None``.
@@ -39,14 +40,14 @@ class Host:
         subinterpreter: This is not the main interpreter.
         main: Whether workers that do not fork can find what ``__main__`` defines: ``"importable"``, ``"missing"`` (it
             names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file,
-            or is a package's, which workers do not import).
+            or is a package's, which workers do not import). ``"importable"`` where it was not looked for.
     """
 
     implementation: str
     version: str
     platform: str
     gil: bool
-    usable_cpus: int
+    usable_cpus: int | None
     start_methods: tuple[str, ...]
     default_start_method: str | None
     no_processes: Failure | None
@@ -61,8 +62,9 @@ class _Kept:
     """What was found once, by the process that found it: a forked child looks for itself."""
 
     pid: int
-    usable_cpus: int
-    #: The next two were found, too.
+    #: ``None``: not looked for yet.
+    usable_cpus: int | None = None
+    #: The next two were found.
     processes: bool = False
     start_methods: tuple[str, ...] = ()
     no_processes: Failure | None = None
@@ -71,14 +73,18 @@ class _Kept:
 _kept: _Kept | None = None
 
 
-def probe(*, processes: bool = True) -> Host:
+def probe(*, processes: bool = True, cpus: bool = True) -> Host:
     """Return the facts as of now.
+
+    Nothing is looked for that the request does not need: a drop-in's constructor runs in programs whose tests replace
+    ``open`` and count its calls.
 
     Args:
         processes: Whether worker processes are an option. Where they are not, what concerns only them is left out, and
             with it the import of multiprocessing, which takes longer than that of all of unirun.
+        cpus: Whether the number of usable CPUs matters.
     """
-    kept = _lasting_facts(processes)
+    kept = _lasting_facts(processes, cpus)
     daemonic, bootstrapping, method = _process_state(processes)
     return Host(
         implementation=sys.implementation.name,
@@ -92,13 +98,13 @@ def probe(*, processes: bool = True) -> Host:
         daemonic=daemonic,
         bootstrapping=bootstrapping,
         subinterpreter=_in_subinterpreter(),
-        main=_main_module(),
+        main=_main_module() if processes else "importable",
     )
 
 
 def remember(refused: Failure) -> None:
     """Keep a refusal of process pools that cannot change while the interpreter lives, until ``forget``."""
-    _lasting_facts(True).no_processes = refused
+    _lasting_facts(True, False).no_processes = refused
 
 
 def forget() -> None:
@@ -107,12 +113,14 @@ def forget() -> None:
     _kept = None
 
 
-def _lasting_facts(processes: bool) -> _Kept:
+def _lasting_facts(processes: bool, cpus: bool) -> _Kept:
     # Without a lock: two threads may both probe, which costs a little and finds the same.
     global _kept
     kept = _kept
     if kept is None or kept.pid != os.getpid():
-        _kept = kept = _Kept(pid=os.getpid(), usable_cpus=usable_cpus())
+        _kept = kept = _Kept(pid=os.getpid())
+    if cpus and kept.usable_cpus is None:
+        kept.usable_cpus = usable_cpus()
     if processes and not kept.processes:
         kept.start_methods, kept.no_processes = _start_methods(), _probe_semaphore()
         kept.processes = True
@@ -190,7 +198,7 @@ def _main_module() -> str:
         from multiprocessing.process import ORIGINAL_DIR  # type: ignore[attr-defined]
     except ImportError:
         ORIGINAL_DIR = None  # noqa: N806 - the stdlib's name
-    return "importable" if os.path.exists(os.path.join(ORIGINAL_DIR or "", path)) else "missing"
+    return "importable" if exists(os.path.join(ORIGINAL_DIR or "", path)) else "missing"
 
 
 def usable_cpus() -> int:

@@ -110,7 +110,8 @@ def decide(request: Request, config: RuntimeConfig, host: Host) -> Plan:
     excluded = {why.backend for why in rejected}
     workers = request.max_workers or config.max_workers
     if workers is None and not request.dropin:
-        workers = min(host.usable_cpus, _MOST_ON_WINDOWS) if host.platform == "win32" else host.usable_cpus
+        cpus = host.usable_cpus or 1  # it was looked for where it matters
+        workers = min(cpus, _MOST_ON_WINDOWS) if host.platform == "win32" else cpus
     return Plan(
         flavor=flavor,
         ladder=ladder,

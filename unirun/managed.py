@@ -92,8 +92,11 @@ class ManagedExecutor(Executor):
         if self._unirun_proven or not self._unirun_managed:
             return super().submit(fn, *args, **kwargs)
         if self._unirun_lower is None:
-            with self._unirun_opening.lock:
-                future = self._unirun_submit_first(fn, args, kwargs)
+            try:
+                with self._unirun_opening.lock:
+                    future = self._unirun_submit_first(fn, args, kwargs)
+            finally:
+                self._unirun_opening.tell()
             if future is not None:
                 return future
         assert self._unirun_lower is not None
@@ -113,11 +116,11 @@ class ManagedExecutor(Executor):
 
     shutdown.__doc__ = Executor.shutdown.__doc__
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool | None:
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> bool | None:
         lower: Any = self._unirun_lower
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and hasattr(lower, "interrupt"):
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt) and hasattr(lower, "interrupt"):
             lower.interrupt()  # only a pool over pipes has workers to interrupt
-        return super().__exit__(kind, error, traceback)
+        return super().__exit__(exc_type, exc_val, exc_tb)
 
     __exit__.__doc__ = Executor.__exit__.__doc__
 
@@ -160,7 +163,7 @@ class ManagedExecutor(Executor):
                     # The task itself opens the stdlib's pool, unless there is something to say before it runs.
                     first = (nothing, (), {}) if opening.decision.downgraded else (fn, args, kwargs)
                     future, up = self._unirun_start_own(*first)
-                    if up:
+                    if up and not self._unirun_proven:  # a signal handler may have submitted meanwhile
                         opening.settle(workers=self._unirun_started(), short=self._unirun_short)
                         self._unirun_proven = True
                     if first[0] is fn:
@@ -243,6 +246,10 @@ def describe_as(original: Any, kind: Any) -> None:
     """Let ``inspect.signature`` and ``typing.get_type_hints`` say of ``kind`` what they say of the stdlib's class."""
     for function in (kind.__init__, kind.__new__):
         function.__wrapped__ = original.__init__
-    for function in (kind.__init__, kind.__new__, kind.submit, kind.shutdown):
-        function.__annotations__ = {}
+    kind.__init__.__doc__ = original.__init__.__doc__
+    for base in kind.__mro__:
+        for member in vars(base).values() if base.__module__.partition(".")[0] == "unirun" else ():
+            function = getattr(member, "__func__", member)  # of a static method
+            if hasattr(function, "__code__"):
+                function.__annotations__ = {}
     kind.submit.__doc__, kind.shutdown.__doc__ = Executor.submit.__doc__, Executor.shutdown.__doc__

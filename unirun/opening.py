@@ -64,7 +64,10 @@ class Opening:
         target: str | None,
         listener: Listener | None = None,
     ) -> None:
-        facts = host.probe(processes=request.flavor not in ("threads", "none"))
+        facts = host.probe(
+            processes=request.flavor not in ("threads", "none"),
+            cpus=not request.dropin and request.max_workers is None and config.max_workers is None,
+        )
         self.config = config
         self.facts = facts
         plan = decide(request, config, facts)
@@ -77,6 +80,8 @@ class Opening:
         self._left = list(plan.rungs)
         self._denied: Exception | None = None
         self._warned = False
+        # What is still to be told, one entry at most. A list, whose `pop` only one thread can do.
+        self._untold: list[DecisionTrace] = []
         self.decision: DecisionTrace = DecisionTrace(
             origin=request.origin,
             name=request.name,
@@ -94,7 +99,10 @@ class Opening:
         )
         self._aim()
         if plan.rejected and plan.rejected[0].backend == plan.ladder[0]:
-            self._check_allowed(None)
+            try:
+                self._check_allowed(None)
+            finally:
+                self.tell()
 
     @property
     def rung(self) -> str:
@@ -137,7 +145,7 @@ class Opening:
         return [replace(why, backend=rung, message=message) for rung in twins]
 
     def settle(self, *, workers: int | None, short: Failure | None = None) -> None:
-        """Say that the present rung has started: to the trace, the listeners and, if it is a lower one, to the user.
+        """Say that the present rung has started: to the user, if it is a lower one; to all others, ``tell`` will.
 
         Raises:
             DowngradeWarning: The user's warning filters make it an error. Nothing was submitted to the rung yet, and
@@ -149,17 +157,31 @@ class Opening:
             if self.site is not None:
                 self.site.warn(warning)
             self._warned = True
-        self._publish()
+        self._decided()
 
     def abandon(self) -> None:
         """Say what was decided for a pool that is shut down before it had a task."""
         if not self.decision.settled:
-            self._publish()
+            self._decided()
+            self.tell()
 
-    def _publish(self) -> None:
-        trace.publish(self.decision, target=self._target, listener=self._listener)
+    def tell(self) -> None:
+        """Tell the log, the trace and the listeners what was decided, if they do not know it yet.
+
+        Not with ``lock`` held: a log handler may wait for another thread, which waits for this pool.
+        """
+        try:
+            decision = self._untold.pop()
+        except IndexError:
+            return
+        target, listener = self._target, self._listener
         # Only for warnings, and all is said: a pool must not keep the globals of a module, which may keep the pool.
         self.site = self._target = self._listener = None
+        trace.publish(decision, target=target, listener=listener)
+
+    def _decided(self) -> None:
+        trace.remember(self.decision)
+        self._untold.append(self.decision)
 
     def _aim(self) -> None:
         backend = self._left[0] if self._left else None
@@ -177,7 +199,7 @@ class Opening:
             self._denied = BootstrapError("; ".join(map(str, self.decision.refused)))
         else:
             self._denied = DowngradeError(self.decision)
-        self._publish()
+        self._decided()
         raise self._denied from cause
 
 

@@ -257,7 +257,8 @@ def check_signature() -> None:
     for cls in pools():
         original = stdlib(cls)
         assert inspect.signature(cls) == inspect.signature(original)
-        for name in ("__init__", "submit", "map", "shutdown"):
+        methods = [name for name in dir(original) if inspect.isfunction(getattr(original, name)) and name[:2] != "__"]
+        for name in ("__init__", "__exit__", *(name for name in methods if not name.startswith("_"))):
             assert inspect.signature(getattr(cls, name)) == inspect.signature(getattr(original, name)), name
 
 

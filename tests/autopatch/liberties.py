@@ -7,12 +7,18 @@ import concurrent.futures
 import copy
 import gc
 import importlib
+import inspect
+import logging
+import multiprocessing
 import pickle
+import signal
 import sys
 import sysconfig
 import threading
+import time
 import types
 import typing
+import unittest.mock
 import warnings
 import weakref
 from typing import Any
@@ -132,7 +138,8 @@ def check_its_class_where_it_passes_for_the_managed_one() -> None:
 
 def check_type_hints() -> None:
     for cls in pools():
-        for what in (cls, cls.__init__, cls.submit, cls.shutdown, stdlib(cls)):
+        functions = [value for _, value in inspect.getmembers(cls, inspect.isfunction)]
+        for what in (cls, *functions, stdlib(cls)):
             assert typing.get_type_hints(what) == {}
 
 
@@ -220,8 +227,6 @@ def check_a_pool_does_not_keep_its_maker() -> None:
 
 def check_healthy_pools_say_nothing() -> None:
     """Nor to a program that shows what is logged from INFO on."""
-    import logging
-
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     for cls in pools():
         use(cls(1))
@@ -252,6 +257,82 @@ def check_a_thread_that_imports_the_pools_of_unirun() -> None:
     threads = pools()[1]
     other.join(60)
     assert (threads is found[0]) == HOOKED
+
+
+def check_a_thread_that_imports_the_compat_module() -> None:
+    """And loads it slowly, while another one imports the class from the stdlib: both get the class they would alone."""
+    found: list[Any] = []
+    loading = threading.Event()
+
+    class Slow:
+        @staticmethod
+        def find_spec(name: str, *more: Any) -> None:
+            if name == "unirun.managed":
+                loading.set()
+                time.sleep(0.3)
+
+    sys.meta_path.insert(0, Slow)
+
+    def load() -> None:
+        found.append(importlib.import_module("unirun.compat.concurrent.futures").ThreadPoolExecutor)
+
+    other = threading.Thread(target=load)
+    other.start()
+    assert loading.wait(60)
+    threads = pools()[1]
+    other.join(60)
+    assert (threads is found[0]) == HOOKED
+
+
+def check_a_file_that_is_mocked() -> None:
+    """A test that counts the calls of ``open`` counts those of the code that it tests."""
+    threads = pools()[1]
+    with unittest.mock.patch("builtins.open", unittest.mock.mock_open(read_data="data")) as opened:
+        with threads(1) as pool, open("data.txt") as file:
+            assert pool.submit(file.read).result(60) == "data"
+        opened.assert_called_once_with("data.txt")
+
+
+def check_a_signal_handler_that_submits() -> None:
+    """While the first worker of the same pool starts, for which the first ``submit`` waits."""
+    from multiprocessing import connection
+
+    wait = connection.wait
+    futures: list[Any] = []
+    raised: list[bool] = []
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        if threading.current_thread() is threading.main_thread() and not raised:
+            raised.append(True)
+            signal.raise_signal(signal.SIGALRM)
+        return wait(*arguments, **more)
+
+    with pools()[0](1, multiprocessing.get_context("spawn")) as pool:
+        signal.signal(signal.SIGALRM, lambda *_: futures.append(pool.submit(abs, -2)))
+        with unittest.mock.patch("multiprocessing.connection.wait", interrupted):
+            assert pool.submit(abs, -1).result(60) == 1
+        if not raised:  # the stdlib's waits for nothing
+            signal.raise_signal(signal.SIGALRM)
+        assert futures[0].result(60) == 2
+
+
+def check_a_log_handler_that_submits() -> None:
+    """In another thread, while the first worker of the same pool starts."""
+    processes = pools()[0]
+    submitted: list[Any] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name == "app":
+                submitted.append(pool.submit(abs, -1))
+
+    with processes(1, multiprocessing.get_context("spawn")) as pool:
+        logging.basicConfig(level=logging.DEBUG, handlers=[Handler()])
+        other = threading.Timer(0.03, lambda: logging.getLogger("app").info("a word"))
+        other.start()
+        assert pool.submit(abs, -3).result(60) == 3
+        other.join(60)
+        assert submitted[0].result(60) == 1
 
 
 def check_warnings_that_are_errors() -> None:

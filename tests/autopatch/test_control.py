@@ -236,6 +236,53 @@ def test_a_program_s_own_unirun_is_not_imported_by_the_hook(tmp_path: Path, comp
     )
 
 
+def test_a_program_s_own_package_unirun_is_not_imported_by_the_hook(tmp_path: Path, companion: Path) -> None:
+    (tmp_path / "unirun").mkdir()
+    (tmp_path / "unirun" / "__init__.py").write_text("raise SystemExit('imported, and not by the program')")
+    succeed(
+        STDLIB.replace('"unirun.process"', '"unirun"'),
+        before=f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {UNDER_HOOK.format(str(companion))}",
+    )
+
+
+def test_a_class_that_was_instrumented_before_install_is_replaced_by_one_class() -> None:
+    succeed("""
+        import asyncio, concurrent.futures as futures
+        from concurrent.futures import ThreadPoolExecutor
+        original = ThreadPoolExecutor.submit
+        def submit(self, fn, /, *args, **kwargs):
+            return original(self, fn, *args, **kwargs)
+        ThreadPoolExecutor.submit = submit
+        from unirun.compat.concurrent.futures import ThreadPoolExecutor as Compat
+        from unirun import autopatch
+        with autopatch.install():
+            assert Compat is futures.ThreadPoolExecutor is ThreadPoolExecutor
+            getattr(futures, "InterpreterPoolExecutor", None)
+            assert Compat is futures.ThreadPoolExecutor
+            async def main(pool):
+                asyncio.get_running_loop().set_default_executor(pool)
+                return await asyncio.to_thread(abs, -1)
+            assert asyncio.run(main(Compat(1))) == 1
+    """)
+
+
+def test_a_script_s_thread_pool_loads_no_multiprocessing(tmp_path: Path, companion: Path) -> None:
+    """Nor does anything else, up to its exit."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(1) as pool:\n"
+        "    assert pool.submit(abs, -1).result() == 1\n"
+        "assert type(pool).__module__ == 'unirun.thread'\n"
+        "assert 'multiprocessing' not in sys.modules and 'socket' not in sys.modules\n"
+    )
+    succeed(
+        "import runpy; runpy.run_path(" + repr(str(script)) + ", run_name='__main__')",
+        before=UNDER_HOOK.format(str(companion)),
+    )
+
+
 def test_names_in_excluded_modules_are_left(tmp_path: Path) -> None:
     (tmp_path / "joblib.py").write_text("from concurrent.futures import ThreadPoolExecutor\n")
     done = run(

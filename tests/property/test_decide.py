@@ -93,7 +93,7 @@ def test_the_stdlibs_pool_is_first_for_its_drop_in(request_: Request, config: Ru
 @given(requests, configs(), hosts)
 def test_workers_by_precedence(request_: Request, config: RuntimeConfig, host: Host) -> None:
     most = 61 if host.platform == "win32" else 10_000
-    default = None if request_.dropin else min(host.usable_cpus, most)
+    default = None if request_.dropin else min(host.usable_cpus or 1, most)
     expected = request_.max_workers or config.max_workers or default
     assert decide(request_, config, host).workers == expected
 

@@ -18,6 +18,7 @@ def test_the_facts_of_this_machine() -> None:
     facts = host.probe()
     assert facts.implementation == sys.implementation.name
     assert facts.version == ".".join(map(str, sys.version_info[:3]))
+    assert facts.usable_cpus is not None
     assert 1 <= facts.usable_cpus <= (os.cpu_count() or 1)
     assert set(facts.start_methods) == set(multiprocessing.get_all_start_methods())
     assert facts.default_start_method in facts.start_methods

@@ -105,7 +105,8 @@ def tell(what: str, module: "ModuleType", *more: object) -> bool:
     try:
         if "unirun" not in sys.modules:
             spec = _ask("unirun", None)
-            if spec is None or not spec.submodule_search_locations:  # of a program that has a unirun.py of its own
+            places = spec and spec.submodule_search_locations
+            if not places or not _ask("unirun.autopatch", list(places)):  # a program may have a unirun of its own
                 raise ModuleNotFoundError(
                     "the package unirun is not on sys.path, or something else of that name before it"
                 )

@@ -94,7 +94,7 @@ def place(name: str) -> bool:
     if present is None or managed is None:
         return False
     if present is not managed:
-        if not _made_of(managed, module):
+        if stdlib_class(name, attribute) not in managed.__mro__:
             # The program dropped the module from sys.modules and has imported it anew: so must those made of it be.
             reload(import_module(_PARTS[name]))
             managed = getattr(reload(import_module(_HOMES[name])), attribute)
@@ -105,11 +105,6 @@ def place(name: str) -> bool:
     if package.get(attribute) in (present, REPLACED[name][0]):
         package[attribute] = managed
     return True
-
-
-def _made_of(managed: Any, module: Any) -> bool:
-    """Tell whether ``managed`` derives from a class that was defined by this very module object."""
-    return any(getattr(vars(base).get("submit"), "__globals__", None) is vars(module) for base in managed.__mro__)
 
 
 def remove(name: str) -> None:

@@ -136,11 +136,11 @@ class GuardedProcessPool(_Base):
         ready = self._unirun_ready
         if ready is None:  # an earlier call broke the pool
             return super().submit(fn, *args, **kwargs), True
-        ready.waiting = True
+        ready.waiting += 1
         try:
             return self._unirun_start_waiting(ready, fn, args, kwargs)
         finally:
-            ready.waiting = False
+            ready.waiting -= 1
 
     def _unirun_start_waiting(
         self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -171,6 +171,8 @@ class GuardedProcessPool(_Base):
             except BaseException:  # Ctrl-C: the caller gets no future, so the task should not run
                 future.cancel()
                 raise
+            if not ready.armed:  # a signal handler submitted meanwhile, and has heard the word
+                return future, True
             if up:
                 ready.disarm()
                 return future, True

@@ -29,8 +29,8 @@ class Ready:
         # Both ends stay open as long as there may be workers: one that says ready late must find the pipe, or the
         # signal SIGPIPE might end it.
         self._reader, self._writer = Pipe(duplex=False)
-        #: A first ``submit`` waits, or is about to.
-        self.waiting: bool = False
+        #: How many first submits wait, or are about to: more than one where a signal handler submits meanwhile.
+        self.waiting: int = 0
         #: New workers shall say ready.
         self.armed: bool = True
 
@@ -51,6 +51,8 @@ class Ready:
     def disarm(self) -> None:
         """From here on new workers need not say ready; their word would only fill the pipe."""
         self.armed = False
+        if self.waiting > 1:  # there is one word only
+            self._writer.send_bytes(_ENDED)
 
     def ended(self) -> None:
         """Wake the waiting ``submit``, if one still waits: its future is done, by a crash or otherwise."""

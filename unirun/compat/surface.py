@@ -28,6 +28,8 @@ def surface(
 
     def lookup(name: str) -> object:
         if name in managed and (compat_mode() == "managed" or original is None):
+            # First what the hook waits for, as under `pools`: another thread must not get the stdlib's class meanwhile.
+            _stdlib(f"unirun.compat.concurrent.futures.{managed[name].rpartition('.')[2]}")
             return getattr(importlib.import_module(managed[name]), name)
         try:
             if name in submodules:
