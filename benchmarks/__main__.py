@@ -134,8 +134,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="default: each job's own number")
     parser.add_argument("--method", choices=multiprocessing.get_all_start_methods())
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="put JSON, Markdown and a plot there")
-    parser.add_argument("jobs", nargs="*", choices=[*JOBS, *MORE], metavar="JOB", help=", ".join([*JOBS, *MORE]))
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join([*JOBS, *MORE])}; all by default")
     options = parser.parse_args()
+    for name in options.jobs:
+        if name not in (*JOBS, *MORE):
+            parser.error(f"no job {name!r}; there are: {', '.join([*JOBS, *MORE])}")
     names = options.jobs or [*JOBS, *MORE]
     context = multiprocessing.get_context(options.method)
     missing: list[str] = []

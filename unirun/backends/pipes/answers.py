@@ -30,10 +30,15 @@ def answer(future: Future[Any], message: protocol.Frame) -> None:
         broken.__cause__ = unloadable
         resolve(future, error=broken)
         return
-    if failed:
-        resolve(future, error=error)
-    else:
-        resolve(future, value)
+    try:
+        if failed:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+    except InvalidStateError:
+        pass  # it was resolved by the user's own hand
+    except BaseException:  # of a callback; the manager serves the others
+        LOGGER.exception("exception calling callback for %r", future)
 
 
 def resolve(future: Future[Any], value: Any = None, *, error: BaseException | None = None) -> None:

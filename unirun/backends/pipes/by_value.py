@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 from functools import cache
-from typing import Any
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Final
 
 from unirun.backends.pipes import protocol
 
 __all__ = ["Parts", "by_value", "dump_call"]
 
+#: Functions that are pickled as their names, by every pickler.
+_BY_NAME: Final = frozenset({FunctionType, BuiltinFunctionType})
 #: What ``protocol.dump`` returns.
 Parts = tuple[list[bytes], list[memoryview]]
 
@@ -25,7 +28,11 @@ def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_valu
         Exception: What pickling raises.
     """
     try:
-        parts = protocol.dump(call)
+        fn, arguments, named = call
+        if not named and type(fn) in _BY_NAME and all(map(protocol.is_simple, arguments)):
+            parts: Parts = [pickle.dumps(call, 5)], []
+        else:
+            parts = protocol.dump(call)
         if not (main_by_value and any(b"__main__" in chunk for chunk in parts[0])):
             return parts
     except (pickle.PicklingError, AttributeError, TypeError):  # how pickle says that it cannot

@@ -23,9 +23,8 @@ __all__ = ["PipePool", "open_pipes"]
 class PipeFuture(Future[Any]):
     """A future that can be cancelled until its task has begun, also while that is on its way to a worker."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
-        super().__init__()
-        self._dispatch = dispatch
+    #: Set by the pool: a constructor of its own would take as long as that of the stdlib's class.
+    _dispatch: Dispatch
 
     def cancel(self) -> bool:
         if super().cancel():
@@ -55,7 +54,8 @@ class PipePool(ChunkingExecutor):
         return self._manager.processes
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = PipeFuture(self._manager.dispatch)
+        future = PipeFuture()
+        future._dispatch = self._manager.dispatch
         self._manager.submit(Task(future, fn, args, kwargs))
         return future
 

@@ -41,6 +41,7 @@ __all__ = [
     "Reader",
     "dump",
     "frame",
+    "is_simple",
     "load",
 ]
 
@@ -63,6 +64,8 @@ _MAGIC: Final = 0xD15C
 _HEADER: Final = struct.Struct("<HHIQdQ")
 #: Buffers from this size on travel beside the pickle. Below it the copy is cheaper than a memory area of its own.
 _OUT_OF_BAND: Final = 1 << 16
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_TEXTS: Final = frozenset({str, bytes})
 #: As many in one frame; the list of their lengths has to fit into a reader's room.
 _MOST_BUFFERS: Final = 1024
 #: What a reader asks for at once.
@@ -114,6 +117,12 @@ def _dispatch_table() -> Any:
 _Pickler.dispatch_table = _dispatch_table()
 
 
+def is_simple(value: object) -> bool:
+    """Tell whether every pickler makes the same of a value, so that the quickest will do: a number, or a short text."""
+    kind = type(value)
+    return kind in _NUMBERS or (kind in _TEXTS and len(value) < _OUT_OF_BAND)  # type: ignore[arg-type]
+
+
 def dump(value: object, pickler: type[pickle.Pickler] = _Pickler) -> tuple[list[bytes], list[memoryview]]:
     """Pickle ``value``.
 
@@ -127,6 +136,8 @@ def dump(value: object, pickler: type[pickle.Pickler] = _Pickler) -> tuple[list[
     Raises:
         Exception: What pickling raises.
     """
+    if is_simple(value):
+        return [pickle.dumps(value, 5)], []
     chunks = _Chunks()
     buffers: list[memoryview] = []
 
