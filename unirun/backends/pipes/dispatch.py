@@ -165,7 +165,10 @@ class Dispatch:
                 parts = self._prepare(taken[0], own)
                 if parts is not None:
                     given.append((taken[0], parts))
-                    size += sum(map(len, parts[0])) + sum(view.nbytes for view in parts[1])
+                    for chunk in parts[0]:
+                        size += len(chunk)
+                    for view in parts[1]:
+                        size += view.nbytes
                 del taken[0]
             with self.lock:
                 # Taken back from meanwhile: what it will drop would run with the tokens of these. Or the pool broke.
@@ -262,7 +265,8 @@ class Dispatch:
             worker.since = time.monotonic()
             worker.moving = True
             self._pace.learn(seconds)
-            self._settle(worker)
+            if not worker.tasks:  # else it is as busy as it was
+                self._settle(worker)
             return task
 
     def dropped(self, worker: Handle) -> None:
