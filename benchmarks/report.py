@@ -63,7 +63,7 @@ def _plot(path: Path, tables: list[Table]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "unirun", "font.size": 8})
+    matplotlib.rcParams.update({"svg.hashsalt": "unirun", "svg.fonttype": "none", "font.size": 8})
     from matplotlib import pyplot
 
     columns = 2
