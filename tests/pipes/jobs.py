@@ -233,7 +233,7 @@ def clean_up(begun: str, ended: str) -> None:
         open(begun, "w").close()
         time.sleep(60)
     finally:
-        time.sleep(0.1)
+        time.sleep(0.05)
         open(ended, "w").close()
 
 
@@ -248,9 +248,11 @@ class SlowToPickle:
         return int, ("3",)
 
 
-def limit_memory(size: int, journal: str) -> None:
-    """Be an initializer that lets its worker have no more than some bytes of address space."""
+def limit_memory(more: int, journal: str) -> None:
+    """Be an initializer that lets its worker have no more than some more bytes of address space."""
     note(journal, "started")
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
