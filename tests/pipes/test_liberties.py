@@ -63,6 +63,7 @@ def test_somebody_else_waits_for_all_children(method: str, how: str) -> None:
             assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
             assert type(pool.submit(jobs.crash, "exit").exception(PATIENCE)) is BrokenProcessPool
             assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+        assert not multiprocessing.active_children()
     finally:
         signal.signal(signal.SIGCHLD, before)
 

@@ -237,6 +237,10 @@ class Handle:
             time.sleep(0.0005)
         self.kill()  # it may live, and have only closed its pipe
         self.process.join()
+        if self.process.exitcode is None:  # somebody else has waited for it, and multiprocessing takes it for alive
+            from multiprocessing import process
+
+            process._children.discard(self.process)  # type: ignore[attr-defined]
         self.unbegun = self.take_back()
         self.close()
 
