@@ -155,7 +155,7 @@ def _once(
         report = Report(output=done.stdout + done.stderr)
         if not results.exists():
             raise RuntimeError(f"{' '.join(arguments)}\n{report.output}")
-        hung = re.search(r"^\d+ tests? failed:\n((?:    \S+\n)+)", done.stdout, re.MULTILINE)
+        hung = re.search(r"^\d+ tests? failed:\n((?:    .+\n)+)", done.stdout, re.MULTILINE)
         report.failed = hung.group(1).split() if hung else []
         report.total = " ".join(re.findall(r"^Total tests: (.*)$", done.stdout, re.MULTILINE))
         _read_results(results, report)

@@ -229,10 +229,10 @@ def test_ctrl_c_in_a_submit(function: str) -> None:
 def test_a_second_ctrl_c_does_not_hit_what_a_task_does_in_the_course_of_the_first(tmp_path: Path) -> None:
     begun, ended = tmp_path / "begun", tmp_path / "ended"
     pool = opened(workers=1)
-    future = pool.submit(jobs.clean_up, str(begun), str(ended))
+    pool.submit(jobs.clean_up, str(begun), str(ended))
     while not begun.exists():
         time.sleep(0.001)
-    os.kill(future and next(iter(pool.processes)), signal.SIGINT)  # the terminal's
+    os.kill(next(iter(pool.processes)), signal.SIGINT)  # the terminal's
     pool.interrupt()  # what leaving the block does
     pool.shutdown()
     assert ended.exists()

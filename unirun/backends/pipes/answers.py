@@ -19,6 +19,8 @@ LOGGER: Final = logging.getLogger("concurrent.futures")
 def answer(future: Future[Any], message: protocol.Frame) -> None:
     """Resolve a future by the answer to its task, whatever that unpickles to."""
     failed = message.kind == protocol.ERROR
+    error: BaseException | None = None
+    value = None
     try:
         value = protocol.load(message)
         if failed:
@@ -28,17 +30,8 @@ def answer(future: Future[Any], message: protocol.Frame) -> None:
         what = "exception" if failed else "result"
         broken = BrokenProcessPool(f"the {what} could not be unpickled: {unloadable!r}")
         broken.__cause__ = unloadable
-        resolve(future, error=broken)
-        return
-    try:
-        if failed:
-            future.set_exception(error)
-        else:
-            future.set_result(value)
-    except InvalidStateError:
-        pass  # it was resolved by the user's own hand
-    except BaseException:  # of a callback; the manager serves the others
-        LOGGER.exception("exception calling callback for %r", future)
+        error = broken
+    _put(future, value, error)  # it runs: what a worker was given cannot be cancelled unless it is taken back
 
 
 def resolve(future: Future[Any], value: Any = None, *, error: BaseException | None = None) -> None:
@@ -46,6 +39,13 @@ def resolve(future: Future[Any], value: Any = None, *, error: BaseException | No
     try:
         if not future.running() and not future.set_running_or_notify_cancel():
             return
+    except RuntimeError:
+        return  # the user resolved it by hand
+    _put(future, value, error)
+
+
+def _put(future: Future[Any], value: Any, error: BaseException | None) -> None:
+    try:
         if error is not None:
             future.set_exception(error)
         else:
