@@ -28,7 +28,7 @@ from unirun.offloop import off_loop
 from unirun.opening import Opening
 from unirun.pools import open_pool
 
-__all__ = ["cached", "reset", "start", "submit"]
+__all__ = ["cached", "find", "reset", "start", "submit"]
 
 #: Seconds after its last task at which a cached pool is shut down. Long enough for a program that computes in
 #: bursts, short enough to give the memory of forgotten workers back.
@@ -79,6 +79,15 @@ def submit(
             continue
         future.add_done_callback(partial(_give_back, entry))
         return future
+
+
+def find(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
+    """Return the cached pool of ``flavor`` under the settings in force, opening it if there is none.
+
+    For questions about it. It may be ended at any time by whoever has leased it: tasks go through ``submit``.
+    """
+    with _changed:
+        return _find(flavor, origin, site)[1].pool
 
 
 def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:

@@ -89,6 +89,12 @@ class ManagedExecutor(Executor):
     _unirun_closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._unirun_send(fn, *args, **kwargs)
+
+    submit.__doc__ = Executor.submit.__doc__
+
+    def _unirun_send(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a task, whatever may wait to be submitted."""
         if self._unirun_proven or not self._unirun_managed:
             return super().submit(fn, *args, **kwargs)
         if self._unirun_lower is None:
@@ -101,8 +107,6 @@ class ManagedExecutor(Executor):
                 return future
         assert self._unirun_lower is not None
         return self._unirun_lower.submit(fn, *args, **kwargs)
-
-    submit.__doc__ = Executor.submit.__doc__
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         # Without the opening's lock: a first submit may hold it for as long as a worker takes to start.

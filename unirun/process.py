@@ -7,10 +7,11 @@ import sys
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor, describe_as
+from unirun.maps.executor import BatchingExecutor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from typing import Any, ParamSpec, TypeVar
 
@@ -27,7 +28,7 @@ __all__ = ["ProcessPoolExecutor"]
 _STDLIB: Any = GuardedProcessPool.__base__
 
 
-class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
+class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
     """``concurrent.futures.ProcessPoolExecutor``, on any host.
 
     Arguments, methods and behaviour are those of the running Python's class. Where its pool cannot start, the process
@@ -81,9 +82,34 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
     # Functions of its own: who replaces or instruments one of them means this class, and not all.
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        if self._unirun_proven:
+        if self._unirun_proven and not self._unirun_maps:
             return super(ManagedExecutor, self).submit(fn, *args, **kwargs)  # with no step between
         return super().submit(fn, *args, **kwargs)
+
+    if sys.version_info >= (3, 14):
+
+        def map(
+            self,
+            fn: Callable[..., T],
+            *iterables: Iterable[Any],
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]:
+            if chunksize == 1 and buffersize is None and self._unirun_batches():
+                return self._unirun_map(fn, iterables, timeout=timeout)
+            return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+    else:
+
+        def map(
+            self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+        ) -> Iterator[T]:
+            if chunksize == 1 and self._unirun_batches():
+                return self._unirun_map(fn, iterables, timeout=timeout)
+            return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize)
+
+    map.__doc__ = GuardedProcessPool.map.__doc__
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)
@@ -107,6 +133,10 @@ class ProcessPoolExecutor(ManagedExecutor, GuardedProcessPool):
 
         terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
+
+    def _unirun_batches(self) -> bool:
+        # A program's own `submit`, in a class of its own or in place of ours, is to see each item.
+        return type(self).submit is _SUBMIT and "submit" not in self.__dict__ and super()._unirun_batches()
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         # Threads may serve as a lower rung. Their backend must not be the first to import the stdlib's module: the hook
@@ -204,4 +234,6 @@ def _lowest_level() -> int:
     )
 
 
+#: The method as it is defined here.
+_SUBMIT: Any = ProcessPoolExecutor.submit
 describe_as(_STDLIB, ProcessPoolExecutor)

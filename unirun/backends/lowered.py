@@ -71,6 +71,10 @@ class Lowered(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._inner.shutdown(wait, cancel_futures=cancel_futures)
 
+    def served_by(self, thread: threading.Thread) -> bool:
+        """Tell whether a thread is one of this pool's workers."""
+        return thread in getattr(self._inner, "_threads", ())
+
 
 class LoweredState:
     """What the tasks of one pool share.

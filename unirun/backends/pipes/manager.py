@@ -159,6 +159,10 @@ class Manager:
         for worker in busy:
             worker.interrupt()
 
+    def runs_in(self, thread: threading.Thread) -> bool:
+        """Tell whether a thread is the manager's."""
+        return thread is self._thread
+
     def join(self) -> None:
         """Wait for the end of the thread, and so of all workers."""
         if self._thread not in (None, threading.current_thread()) and not self.dispatch.foreign:

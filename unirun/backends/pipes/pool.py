@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -63,6 +64,10 @@ class PipePool(ChunkingExecutor):
         self._manager.shutdown(cancel=cancel_futures)
         if wait:
             self._manager.join()
+
+    def served_by(self, thread: threading.Thread) -> bool:
+        """Tell whether a thread is the one that serves this pool."""
+        return self._manager.runs_in(thread)
 
     def terminate_workers(self) -> None:
         """Shut down and terminate the workers: what they run fails, what they have not begun is cancelled."""

@@ -1,0 +1,176 @@
+"""What runs in a worker for a batch of a map's items: each by itself, as if it had been sent alone.
+
+Guarantees:
+    Items share nothing. Numbers and texts, which nobody can change, travel as they are; every other item and result is
+    pickled by itself, and a function that is not pickled by its name is loaded anew for each item.
+    What one item raises is that item's alone.
+    A batch that takes longer than it should is cut short: what has not begun is left to others.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Final, NamedTuple
+
+from unirun.backends.lowered import RemoteTraceback, dumps
+
+__all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
+
+#: Types of values that nobody can change, so that it does not matter who else has the same one.
+PLAIN: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
+#: The time is asked for after so many items at most, as long as they take less than so many seconds on the average.
+_STRIDE: Final = 8
+_TINY: Final = 1e-6
+#: Bytes of pickled results in one batch; what follows goes into another.
+_BYTES: Final = 1 << 18
+
+
+class Done(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        results: The plain results, in order, and ``None`` in the place of the others; as many as have run.
+        others: The others, pickled, by their places.
+        seconds: How long the batch took.
+    """
+
+    results: list[Any]
+    others: dict[int, bytes]
+    seconds: float
+
+
+class Timed(NamedTuple):
+    """What became of an item that was sent alone.
+
+    Attributes:
+        value: What the function returned.
+        seconds: How long it took.
+    """
+
+    value: Any
+    seconds: float
+
+
+def timed(fn: Any, /, *arguments: Any) -> Timed:
+    """Call a function with one item.
+
+    Raises:
+        BaseException: What it raises.
+    """
+    begin = time.perf_counter()
+    return Timed(fn(*arguments), time.perf_counter() - begin)
+
+
+def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float) -> Done:
+    """Call a function with each item of a batch, or with the first ones, if these take long.
+
+    Args:
+        fn: The function; or pickled, if each item is to have its own.
+        items: What to call it with.
+        spread: Each item is a tuple of arguments.
+        pickled: Each item is pickled.
+        limit: Seconds after which no further item is begun.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C in the course of an item: the batch ends.
+    """
+    begin = time.perf_counter()
+    end = begin + limit
+    call = fn if not (spread or pickled or isinstance(fn, bytes)) else partial(_call, fn, spread, pickled)
+    results: list[Any] = []
+    others: dict[int, bytes] = {}
+    size = 0
+    left = iter(items)
+    append, clock, kind = results.append, time.perf_counter, None  # the loop takes as long as a short item does,
+    stride = unseen = 1  # and asking for the time as well
+    while True:
+        try:
+            for item in left:
+                value = call(item)
+                if type(value) is not kind:
+                    kind = type(value)
+                    if kind not in PLAIN:
+                        kind = None
+                        packed = dumps((value, None, None))
+                        size += len(packed)
+                        others[len(results)] = packed
+                        value = None
+                append(value)
+                unseen -= 1
+                if not unseen:
+                    if (now := clock()) > end or size > _BYTES:
+                        break
+                    if stride < _STRIDE and now - begin < _TINY * len(results):
+                        stride += 1
+                    unseen = stride
+            return Done(results, others, time.perf_counter() - begin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            others[len(results)] = _pack_error(error)
+            append(None)
+
+
+def load(packed: bytes) -> Any:
+    """Return a result that is not plain, in the parent.
+
+    Raises:
+        BaseException: What the item raised.
+        BrokenProcessPool: What it returned or raised cannot be unpickled.
+    """
+    try:
+        value, error, text = pickle.loads(packed)
+        if error is not None:
+            error.__cause__ = RemoteTraceback(text)
+    except BaseException as unloadable:
+        from unirun.backends.processes import BrokenProcessPool
+
+        raise BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}") from unloadable
+    if error is None:
+        return value
+    try:
+        raise error
+    finally:
+        del error  # its traceback holds this frame, which must not hold it; see GH-60488
+
+
+def by_name(fn: Any) -> bool:
+    """Tell whether a callable has no state of its own that a call could change, so that all items may share it."""
+    if isinstance(fn, partial):
+        values = (*fn.args, *fn.keywords.values())
+        return type(fn) is partial and not fn.__dict__ and by_name(fn.func) and PLAIN.issuperset(map(type, values))
+    if type(fn) is BuiltinFunctionType:
+        return isinstance(getattr(fn, "__self__", None), (ModuleType, type, type(None)))  # and no bound method
+    return type(fn) in (FunctionType, type)
+
+
+def _call(fn: Any, spread: bool, pickled: bool, item: Any) -> Any:
+    if isinstance(fn, bytes):
+        fn = pickle.loads(fn)
+    if pickled:
+        item = pickle.loads(item)
+    return fn(*item) if spread else fn(item)
+
+
+def _pack_error(error: BaseException) -> bytes:
+    text = _traceback(error)
+    try:
+        return dumps((None, error.with_traceback(None), text))
+    except BaseException as unpicklable:
+        text = _traceback(unpicklable)
+        try:
+            return dumps((None, unpicklable.with_traceback(None), text))
+        except BaseException:
+            plain = RuntimeError(f"a {type(error).__qualname__} that cannot be pickled, nor what pickling it raises")
+            return dumps((None, plain, text))
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback as text, without the frame of this module."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    return "".join(traceback.format_exception(type(error), error, below or error.__traceback__))

@@ -1,0 +1,397 @@
+"""Batches: the items of one call of ``map`` on their way to workers, several at once where they are short."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final
+
+from unirun.backends import batch as worker
+from unirun.maps import exits
+from unirun.maps.pace import Pace
+from unirun.maps.parcels import Parcels
+from unirun.maps.results import Results, one_by_one
+
+__all__ = ["Batches"]
+
+#: Seconds after which a worker begins no further item of a batch.
+_LIMIT: Final = 0.01
+#: Batches on their way for each worker: one that runs and one that waits for it.
+_AHEAD: Final = 2
+#: Seconds of taking items after which it is time to look whether a worker is idle.
+_LOOK: Final = 0.0005
+#: Batches for each worker of which the results wait to be asked for, where the iterable is read as results are taken.
+#: So many that the others go on while the first one takes longer than most.
+_WINDOW: Final = 8
+
+
+class _Batch:
+    """Items that were sent together."""
+
+    __slots__ = ("alone", "count", "done", "future", "items", "start")
+
+    def __init__(self, start: int, items: Sequence[Any]) -> None:
+        self.start = start
+        self.items = items
+        self.count = len(items)
+        self.alone = False  # a task as any other, and not a batch of one
+        self.done = False
+        self.future: Future[Any] | None = None
+
+
+class Batches:
+    """One call of ``map``.
+
+    Args:
+        submit: Submits a task to the executor.
+        fn: The function.
+        iterables: What to call it with.
+        workers: How many workers the executor has.
+        size: Items in a batch; ``None`` to find it out.
+        window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
+            that fits the batches. ``None``: all are taken at once.
+        timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
+        paces: How long an item of the newest maps took, by function; kept by the executor.
+        ended: Called once, when everything is done or given up, in any thread.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[..., Future[Any]],
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        workers: int,
+        size: int | None,
+        window: int | None = None,
+        timeout: float | None = None,
+        paces: dict[Any, float] | None = None,
+        ended: Callable[[Batches], object] | None = None,
+    ) -> None:
+        self._submit = submit
+        self._fn: Any = fn
+        self._spread = len(iterables) != 1
+        self._parcels = Parcels(fn, self._spread)
+        self._source: Iterator[Any] = zip(*iterables, strict=False) if self._spread else iter(iterables[0])
+        self._finite = all(hasattr(each, "__len__") for each in iterables)
+        self._whole: Sequence[Any] | None = None
+        if not self._spread and type(iterables[0]) in (list, tuple, range):
+            self._whole = iterables[0][:]  # type: ignore[index]
+        self._workers = workers
+        self._ahead = _AHEAD * workers
+        self._size = size
+        self._window = window
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._ended = ended
+        # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
+        # a signal handler may submit in the course of anything.
+        self._changed = threading.Condition(threading.RLock())
+        # What was not sent yet, in pieces: the place of the first item, the items, how many of them were sent.
+        self._unsent: deque[tuple[int, Sequence[Any], int]] = deque()
+        self._waiting = 0  # items in there
+        self._sent: dict[int, _Batch] = {}  # those whose results were not asked for, by the place of the first item
+        self._open = 0  # batches of which nothing was heard
+        self._taken = 0  # items that were taken from the iterables
+        self._next = 0  # the place of the next result
+        self._read = False  # nothing more will be taken,
+        self._short = False  # although there may be more
+        self._flushing = False
+        self._closed = False
+        self._sender: int | None = None  # the thread that sends batches just now; one at a time
+        self._error: BaseException | None = None  # why nothing more is sent
+        self._paces = paces if paces is not None and worker.by_name(fn) else {}
+        self._pace = Pace(workers, self._paces.get(fn) if self._paces else None)
+
+    def begin(self) -> Iterator[Any]:
+        """Send the first batches, and return an iterator over the results.
+
+        Raises:
+            Exception: What ``submit`` raises, or the iterables. What was taken from these before is run.
+        """
+        if self._window is None:
+            exits.add(self)
+        try:
+            if self._window is None:
+                self._take_all()
+            else:
+                self._take_some()
+            if self._error is not None:
+                raise self._error
+        finally:
+            if self._window is None:
+                self._read = True
+            self._settle()
+        return Results.of(self._results())
+
+    # Ways to end it, for the executor.
+
+    def flush(self) -> None:
+        """Send what was taken, now: what is submitted next comes after it."""
+        while True:
+            self._flushing = True
+            self._pump()
+            with self._changed:
+                if not self._waiting or self._sender == threading.get_ident():
+                    self._flushing = False
+                    return
+                if self._sender is not None:
+                    self._changed.wait()
+
+    def finish(self) -> None:
+        """Wait until all is done. Iterables that may have no end are not read on."""
+        if not self._read and self._finite:
+            self._window = None
+            self._take_all()
+        elif not self._read:
+            self._stop(RuntimeError("the executor was shut down before map() had read its iterable to the end"))
+        with self._changed:
+            if self._sender != threading.get_ident():  # else it is a task of ours, run inline, that ends its own pool
+                self._changed.wait_for(lambda: self._over)
+        self._settle()
+
+    def cancel(self) -> None:
+        """Send nothing more. What was sent is the executor's to cancel."""
+        self._stop(CancelledError())
+        self._settle()
+
+    @property
+    def _over(self) -> bool:
+        return self._read and not self._waiting and not self._open
+
+    def _stop(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None and (self._waiting or not self._read):
+                self._error = error
+            self._short = self._short or not self._read
+            self._read = True
+            self._unsent.clear()
+            self._waiting = 0
+            self._changed.notify_all()
+
+    def _settle(self) -> None:
+        """Tell the executor, once, if all is done or given up."""
+        with self._changed:
+            if not self._over:
+                return
+            ended, self._ended = self._ended, None
+            if ended is not None and self._pace.known:
+                self._paces.clear()  # of the newest function only
+                self._paces[self._fn] = self._pace.seconds
+        exits.discard(self)
+        if ended is not None:
+            ended(self)
+
+    # Taking items, in the thread of whoever asks for results.
+
+    def _take_all(self) -> None:
+        if self._whole is not None and not self._taken:
+            self._add(self._whole)
+            self._read = True
+        elif self._finite:
+            self._add(list(self._source))
+            self._read = True
+        count = 1
+        while not self._read and self._error is None:
+            begin = time.monotonic()
+            self._take(count)
+            self._pump()
+            count = 2 * count if time.monotonic() - begin < _LOOK else 1
+        self._pump()
+
+    def _take_some(self) -> None:
+        """Take as many items as are wanted now; fewer at once while it is not known how long they take."""
+        while not self._read and self._error is None:
+            with self._changed:
+                size = self._wanted(0)
+                window = self._window or _WINDOW * self._workers * size
+                count = min(size, window - (self._taken - self._next), self._ahead * size - self._waiting)
+            if count <= 0:
+                return
+            self._take(count)
+            self._pump()
+        self._settle()
+
+    def _take(self, count: int) -> None:
+        items: list[Any] = []
+        try:
+            for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
+                items.append(item)  # noqa: PERF402
+        finally:
+            self._add(items)
+        if len(items) < count:
+            self._read = True
+
+    def _add(self, items: Sequence[Any]) -> None:
+        with self._changed:
+            if items and not (self._closed or self._error):
+                self._unsent.append((self._taken, items, 0))
+                self._waiting += len(items)
+            self._taken += len(items)
+
+    # Sending: one thread at a time, whichever comes.
+
+    def _pump(self) -> None:
+        """Send what is to be sent now. Also called when a batch is done, in whatever thread that happens."""
+        while True:
+            with self._changed:
+                if self._sender is not None:
+                    return  # that thread looks again
+                batch = self._cut()
+                if batch is None:
+                    return
+                self._sender = threading.get_ident()
+            try:
+                self._send(batch)
+            finally:
+                with self._changed:
+                    self._sender = None
+                    if self._flushing:
+                        self._changed.notify_all()
+
+    def _cut(self) -> _Batch | None:
+        """Return the next batch, if there is one to be sent. The lock is held."""
+        most = self._ahead if self._pace.known else self._workers
+        if not self._unsent or (self._open >= most and not self._flushing):
+            return None
+        first, items, sent = self._unsent.popleft()
+        part = items[sent : sent + self._wanted(self._waiting)]
+        if sent + len(part) < len(items):
+            self._unsent.appendleft((first, items, sent + len(part)))
+        self._waiting -= len(part)
+        self._open += 1
+        batch = self._sent[first + sent] = _Batch(first + sent, part)
+        return batch
+
+    def _wanted(self, left: int) -> int:
+        """Return how many items the next batch should have, ``left`` of them waiting. The lock is held."""
+        if self._parcels.alone:
+            return 1
+        if self._size is not None:
+            return self._size
+        most = max(1, self._window // self._ahead) if self._window else None
+        return self._pace.wanted(math.ceil(left / self._ahead) if self._read and left else None, most)
+
+    def _send(self, batch: _Batch) -> None:
+        """Submit a batch; its first items, where not all of them go into one."""
+        try:
+            parcel = None
+            if batch.count > 1:
+                parcel = self._parcels.pack(batch.items)
+                self._keep(batch, len(parcel.items))
+            if parcel is None or batch.count == 1:
+                batch.alone = True
+                future = self._submit(worker.timed, self._fn, *batch.items[0] if self._spread else batch.items)
+            else:
+                limit = _LIMIT if self._workers > 1 and self._size is None else math.inf
+                future = self._submit(worker.run, *parcel, limit)
+        except BaseException as error:
+            with self._changed:
+                self._open -= 1
+                self._sent.pop(batch.start, None)
+                self._error = self._error or error
+            self._stop(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        batch.future = future
+        future.add_done_callback(lambda _: self._done(batch))
+        if self._closed:
+            future.cancel()
+
+    def _keep(self, batch: _Batch, count: int) -> None:
+        """Leave in a batch its first items only."""
+        if count < batch.count:
+            with self._changed:
+                self._put_back(batch, count)
+
+    def _put_back(self, batch: _Batch, count: int) -> None:
+        """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
+        batch.items, rest = batch.items[:count], batch.items[count:]
+        batch.count = count
+        if not (self._closed or self._error):
+            self._unsent.appendleft((batch.start + count, rest, 0))
+            self._waiting += len(rest)
+
+    def _done(self, batch: _Batch) -> None:
+        """Take note of what became of a batch; in a thread of the executor's."""
+        future = batch.future
+        assert future is not None
+        with self._changed:
+            if future.cancelled():
+                self._stop(CancelledError())
+            elif future.exception() is None:
+                self._learn(batch, future.result())
+            batch.items = ()
+            batch.done = True
+            self._open -= 1
+            if batch.start == self._next or self._window is not None or self._over:
+                self._changed.notify_all()
+        self._pump()
+        self._settle()
+
+    def _learn(self, batch: _Batch, done: worker.Done | worker.Timed) -> None:
+        """Take note of how long a batch took, and of what it has left. The lock is held."""
+        count = 1 if isinstance(done, worker.Timed) else len(done.results)
+        if count < batch.count:  # because of a long one, and those beside it may be the same
+            self._put_back(batch, count)
+            self._pace.learn(done.seconds)
+        else:
+            self._pace.learn(done.seconds / count)
+
+    # Results, in the thread of whoever asks for them.
+
+    def _results(self) -> Iterator[Iterable[Any]]:
+        """Iterate over the results of one batch after the other."""
+        try:
+            while (batch := self._head()) is not None:
+                future, alone, batch = batch.future, batch.alone, None
+                assert future is not None
+                if not alone and not (done := future.result()).others:
+                    yield done.results
+                else:
+                    held = [future]
+                    del future
+                    yield one_by_one(held, alone, self._close)
+        finally:
+            self._close()
+
+    def _head(self) -> _Batch | None:
+        """Wait for the next batch and return it; ``None`` after the last one."""
+        while True:
+            if self._window is not None:
+                self._take_some()
+            with self._changed:
+                batch = self._sent.get(self._next)
+                if self._closed:
+                    return None
+                if batch is None:
+                    if self._error is not None and (self._next < self._taken or self._short):
+                        raise self._error
+                    if self._read and self._next == self._taken:
+                        return None
+                elif batch.done:
+                    del self._sent[self._next]
+                    self._next += batch.count
+                    return batch
+                left = None if self._end is None else self._end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                self._changed.wait(left)
+
+    def _close(self) -> None:
+        """Take back what has not begun."""
+        with self._changed:
+            self._closed = self._read = True
+            self._unsent.clear()
+            self._waiting = 0
+            left = list(self._sent.values())
+            self._sent.clear()
+        for batch in left:
+            if batch.future is not None:
+                batch.future.cancel()
+        self._settle()

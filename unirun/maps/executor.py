@@ -1,0 +1,146 @@
+"""A managed executor whose ``map`` travels in batches, and what that means for its ``submit`` and its ``shutdown``."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Executor
+
+from unirun.managed import ManagedExecutor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+    from typing import Any, ParamSpec, TypeVar
+
+    from unirun.maps.batches import Batches
+    from unirun.opening import Opening, PoolSpec
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+__all__ = ["BatchingExecutor"]
+
+
+class BatchingExecutor(ManagedExecutor):
+    """A managed executor whose ``map`` sends short items in batches."""
+
+    if TYPE_CHECKING:
+        _unirun_maps: list[Batches]
+        _unirun_paces: dict[Any, float]
+
+    #: The calls of ``map`` that have something left to submit or to hear of. Changed by single calls, which are atomic.
+    _unirun_maps = ()  # type: ignore[assignment]  # in a program's subclass that does not call our constructor
+    #: Nothing more is accepted, but there are such calls.
+    _unirun_ending = False
+    #: The last of them shuts the pool down.
+    _unirun_deferred = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._unirun_maps:
+            if self._unirun_ending:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            for each in list(self._unirun_maps):
+                each.flush()
+        return super().submit(fn, *args, **kwargs)
+
+    submit.__doc__ = Executor.submit.__doc__
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._unirun_maps:
+            self._unirun_ending = True
+            if cancel_futures:
+                for each in list(self._unirun_maps):
+                    each.cancel()
+            elif not wait or self._unirun_in_own_thread():
+                self._unirun_deferred = True
+                if self._unirun_maps:  # one at least, which will find the mark
+                    return
+            else:
+                try:
+                    for each in list(self._unirun_maps):
+                        each.finish()
+                except BaseException:  # Ctrl-C: no more waiting, but it ends
+                    self.shutdown(wait=False)
+                    raise
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    shutdown.__doc__ = Executor.shutdown.__doc__
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> bool | None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            for each in list(self._unirun_maps):
+                each.cancel()
+        return super().__exit__(exc_type, exc_val, exc_tb)
+
+    __exit__.__doc__ = Executor.__exit__.__doc__
+
+    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
+        self._unirun_maps, self._unirun_paces = [], {}
+        super()._unirun_adopt(opening, spec)
+
+    def _unirun_batches(self) -> bool:
+        """Tell whether several items may be one task of this pool's: not where its tasks are counted or timed."""
+        if not self._unirun_managed or self._unirun_spec.max_tasks_per_child is not None:
+            return False
+        config = self._unirun_opening.config
+        return config.task_timeout is None and config.isolation == "copy"
+
+    def _unirun_map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        timeout: float | None,
+        size: int | None = None,
+        window: int | None = None,
+    ) -> Iterator[Any]:
+        """Do what ``map`` does, in batches; see ``Batches`` for the arguments."""
+        from unirun.maps.batches import Batches
+
+        if self._unirun_ending:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._max_workers == 1:  # then the order in which tasks begin can be seen
+            for each in list(self._unirun_maps):
+                each.flush()
+        batches = Batches(
+            self._unirun_send_batch,
+            fn,
+            iterables,
+            workers=self._max_workers,
+            size=size,
+            window=window,
+            timeout=timeout,
+            paces=self._unirun_paces,
+            ended=self._unirun_map_ended,
+        )
+        self._unirun_maps.append(batches)
+        return batches.begin()
+
+    def _unirun_send_batch(self, fn: Any, /, *args: Any) -> Future[Any]:
+        """Submit a part of a map, in whatever thread has heard of the end of another."""
+        if why := self._unirun_stdlib_broke():
+            from unirun.backends.processes import BrokenProcessPool
+
+            raise BrokenProcessPool(why)
+        return self._unirun_send(fn, *args)
+
+    def _unirun_stdlib_broke(self) -> Any:
+        """Return why the stdlib's pool is broken, if it is.
+
+        It fails its futures, whose callbacks we are, with the lock held that its ``submit`` and ``shutdown`` need.
+        """
+        return self._unirun_lower is None and getattr(self, "_broken", False)
+
+    def _unirun_map_ended(self, batches: Batches) -> None:
+        self._unirun_maps.remove(batches)
+        if self._unirun_deferred and not self._unirun_maps and not self._unirun_stdlib_broke():
+            super().shutdown(wait=False)
+
+    def _unirun_in_own_thread(self) -> bool:
+        """Tell whether the caller is a thread of this pool's, which must not wait for it."""
+        me = threading.current_thread()
+        lower: Any = self._unirun_lower
+        if lower is not None and hasattr(lower, "served_by"):
+            return bool(lower.served_by(me))
+        return me is getattr(self, "_executor_manager_thread", None)

@@ -1,0 +1,51 @@
+"""The end of the process: maps that have something left to submit do so before the pools are ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Protocol
+
+__all__ = ["add", "discard"]
+
+
+class Ends(Protocol):
+    """A map that has to end."""
+
+    def finish(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
+# Whoever may have forgotten their results. Changed by single calls, which are atomic.
+_live: set[Ends] = set()
+
+
+def add(batches: Ends) -> None:
+    """See to it that at the exit all of a map is done, as it would be had it been submitted at the call."""
+    _live.add(batches)
+
+
+def discard(batches: Ends) -> None:
+    """Forget a map that is done."""
+    _live.discard(batches)
+
+
+def _finish() -> None:
+    # After Ctrl-C only what has begun.
+    interrupted = issubclass(getattr(sys, "last_type", None) or type(None), KeyboardInterrupt)
+    for batches in list(_live):
+        if interrupted:
+            batches.cancel()
+        else:
+            batches.finish()
+
+
+try:
+    # The stdlib's pools end by such functions too. The newest is called first; those were there before this module,
+    # which is imported by the first map.
+    threading._register_atexit(_finish)  # type: ignore[attr-defined]
+except RuntimeError:
+    pass  # the interpreter ends already, and nothing can be submitted any more
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_live.clear)

@@ -1,0 +1,58 @@
+"""The results of one call of ``map``: what its caller iterates over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, Self
+
+from unirun.backends import batch
+
+__all__ = ["Results", "one_by_one"]
+
+
+class Results(itertools.chain[Any]):
+    """An iterator over results, which can be closed as a generator can, and is faster than one."""
+
+    _batches: Any
+
+    @classmethod
+    def of(cls, batches: Iterator[Iterable[Any]]) -> Self:
+        """Return an iterator over the results of one batch after the other, as a generator yields them."""
+        results: Any = cls.from_iterable(batches)
+        results._batches = batches
+        return results  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Take back what has not begun, and yield nothing more."""
+        self._batches.close()
+
+
+def one_by_one(held: list[Future[Any]], alone: bool, failed: Callable[[], object]) -> Iterator[Any]:
+    """Yield the results of a batch, without a reference to any that its receiver has.
+
+    Args:
+        held: The future of the batch, taken out of this list.
+        alone: It is that of an item that was sent alone.
+        failed: Called before an exception is raised.
+    """
+    try:
+        if alone:
+            yield _result(held)
+            return
+        done = held.pop().result()
+        for place, result in enumerate(done.results):
+            packed = done.others.pop(place, None)
+            yield result if packed is None else batch.load(packed)
+    except BaseException:
+        failed()
+        raise
+
+
+def _result(held: list[Future[Any]]) -> Any:
+    future = held.pop()
+    try:
+        return future.result().value
+    finally:
+        del future  # a failed one's traceback holds this frame
