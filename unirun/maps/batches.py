@@ -125,6 +125,7 @@ class Batches:
         finally:
             if self._window is None:
                 self._read = True
+            self._pump()
             self._settle()
         return Results.of(self._results())
 
@@ -144,6 +145,7 @@ class Batches:
 
     def finish(self) -> None:
         """Wait until all is done. Iterables that may have no end are not read on."""
+        self._pump()
         if not self._read and self._finite:
             self._window = None
             self._take_all()

@@ -1,0 +1,213 @@
+"""`unirun.map` and the end of maps: windows, endless iterables, shutdown, the exit of the program."""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unirun
+from tests.conformance.columns import FORKING
+from unirun import Run, RuntimeConfig, configure, leases
+
+pytestmark = FORKING
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def nap(number: int) -> int:
+    time.sleep(0.002)
+    return number
+
+
+class Source:
+    """An endless iterable that counts what was taken from it."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in itertools.count():
+            self.taken += 1
+            yield number
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    yield
+    configure()
+    unirun.reset()
+
+
+def test_an_endless_iterable() -> None:
+    """Is read as results are taken; closing the iterator ends it."""
+    source = Source()
+    with Run(flavor="processes", max_workers=2) as executor:
+        results: Any = unirun.map(executor, square, source)
+        assert list(itertools.islice(results, 30_000)) == [n * n for n in range(30_000)]
+        taken = source.taken
+        results.close()
+        assert taken < 300_000
+    assert source.taken == taken
+
+
+def test_long_items_are_not_taken_far_ahead() -> None:
+    """A few for each worker: they may be large."""
+    source = Source()
+    with Run(flavor="processes", max_workers=2) as executor:
+        results: Any = unirun.map(executor, nap, source)
+        for number in range(20):
+            assert next(results) == number
+            assert source.taken <= number + 1 + 2 * 8
+        results.close()
+
+
+@pytest.mark.parametrize("buffersize", [1, 3, 100])
+@pytest.mark.parametrize("flavor", ["processes", "threads", "none"])
+def test_the_buffer_is_bounded(flavor: Any, buffersize: int) -> None:
+    """By what was asked for."""
+    source = Source()
+    with Run(flavor=flavor, max_workers=2) as executor:
+        results: Any = unirun.map(executor, square, source, buffersize=buffersize)
+        for number in range(300):
+            assert next(results) == number * number
+            assert source.taken <= number + 1 + buffersize
+        results.close()
+
+
+def test_any_executor() -> None:
+    """Also one that knows nothing of us, endlessly; with chunks where it has some."""
+    for own in (ThreadPoolExecutor(2), ProcessPoolExecutor(2)):
+        with own:
+            results: Any = unirun.map(own, square, Source())
+            assert list(itertools.islice(results, 100)) == [n * n for n in range(100)]
+            results.close()
+            assert list(unirun.map(own, square, range(100), chunksize=7)) == [n * n for n in range(100)]
+
+
+def test_the_cached_pool_sends_batches() -> None:
+    """It is not closed by that."""
+    configure(force_process=True, max_workers=2)
+    for _ in range(2):
+        assert list(unirun.map(square, iter(range(3000)))) == [n * n for n in range(3000)]
+        assert list(unirun.map(pow, range(3000), itertools.repeat(2), chunksize=100)) == [n * n for n in range(3000)]
+    assert leases.cached() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"chunksize": 0}, ValueError, "chunksize must be >= 1"),
+        ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": -1}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": 1.5}, TypeError, "buffersize must be an integer or None"),
+        ({"buffersize": "2"}, TypeError, "buffersize must be an integer or None"),
+    ],
+)
+def test_bad_sizes(options: Any, error: type[Exception], message: str) -> None:
+    """Are refused at the call, before anything is taken."""
+    source = Source()
+    with Run(flavor="none") as executor, pytest.raises(error, match=message):
+        unirun.map(executor, square, source, **options)
+    assert source.taken == 0
+
+
+def test_results_of_a_list_are_there_after_the_scope() -> None:
+    """What has a length is read to its end when the executor is shut down."""
+    with Run(flavor="processes", max_workers=2) as executor:
+        results = unirun.map(executor, nap, list(range(100)))
+        first = next(results)
+    assert [first, *results] == list(range(100))
+
+
+def test_an_endless_iterable_ends_with_the_scope() -> None:
+    """What was taken is delivered; then the reason is raised."""
+    with Run(flavor="processes", max_workers=2) as executor:
+        results = unirun.map(executor, nap, Source())
+    numbers = []
+    with pytest.raises(RuntimeError, match="before map"):  # noqa: PT012
+        for number in results:
+            numbers.append(number)  # noqa: PERF402
+    assert numbers == list(range(len(numbers)))
+
+
+def test_an_iterable_that_fails_while_results_are_taken() -> None:
+    """Its error comes when it is reached."""
+
+    def numbers() -> Iterator[int]:
+        yield from range(1000)
+        raise ZeroDivisionError
+
+    with Run(flavor="processes", max_workers=2) as executor:
+        results = unirun.map(executor, square, numbers())
+        with pytest.raises(ZeroDivisionError):
+            list(results)
+
+
+def test_counted_and_timed_tasks_go_alone() -> None:
+    """``task_timeout`` is that of one item."""
+    config = RuntimeConfig(task_timeout=0.5, ladder=("pipes",))
+    with Run(flavor="processes", max_workers=1, config=config) as executor:
+        assert list(executor.map(nap, range(400))) == list(range(400))
+
+
+def test_an_own_submit_sees_each_item() -> None:
+    """A program's class that counts, or hands on a context, goes on doing so."""
+    from unirun.compat.concurrent import futures
+
+    class Counting(futures.ProcessPoolExecutor):
+        count = 0
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return super().submit(fn, *args, **kwargs)
+
+    with Counting(2) as pool:
+        assert list(pool.map(square, range(300))) == [n * n for n in range(300)]
+        assert pool.count == 300
+
+
+@pytest.mark.parametrize("maker", ["Run(flavor='processes', max_workers=2).__enter__()", "ProcessPoolExecutor(2)"])
+@pytest.mark.parametrize("ending", ["", "pool.shutdown(wait=False)", "del pool"])
+def test_a_forgotten_map_is_done_at_the_exit(maker: str, ending: str, tmp_path: Path) -> None:
+    """As one is of which all was submitted at the call."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from unirun import Run\n"
+        "from unirun.compat.concurrent.futures import ProcessPoolExecutor\n"
+        "def note(number):\n"
+        f"    with open({str(tmp_path / 'notes')!r}, 'a') as file:\n"
+        "        file.write(f'{number}\\n')\n"
+        "if __name__ == '__main__':\n"
+        f"    pool = {maker}\n"
+        "    pool.map(note, range(2000))\n"
+        f"    {ending}\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(map(int, (tmp_path / "notes").read_text().split())) == list(range(2000))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_its_parents_maps() -> None:
+    """Only the parent hears of the results."""
+    with Run(flavor="processes", max_workers=2) as executor:
+        results = executor.map(nap, range(200))
+        child = os.fork()
+        if not child:
+            import threading
+
+            threading._shutdown()  # type: ignore[attr-defined]  # what the exit of a process of multiprocessing's does
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert list(results) == list(range(200))
