@@ -1,5 +1,6 @@
 """The jobs that pools are compared by: what one round of each does with an open pool."""
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,50 @@ def computing(peer: Peer) -> None:
     peer.many(burn, [0.02] * 200)
 
 
+def map_tiny(peer: Peer) -> None:
+    """20,000 tiny tasks by the pool's own map."""
+    assert peer.map(same, numbers()) == numbers()
+
+
+def map_mixed(peer: Peer) -> None:
+    """200 tasks of 5 to 50 ms by the pool's own map."""
+    peer.map(time.sleep, shuffled())
+
+
+def map_slow_first(peer: Peer) -> None:
+    _map_one_slow(peer, 0)
+
+
+def map_slow_middle(peer: Peer) -> None:
+    _map_one_slow(peer, 10_000)
+
+
+def map_slow_last(peer: Peer) -> None:
+    _map_one_slow(peer, 19_999)
+
+
+def _map_one_slow(peer: Peer, place: int) -> None:
+    """20,000 tasks by the pool's own map, of which one takes a second and all others nothing."""
+    peer.map(nap, [1.0 if number == place else 0.0 for number in range(20_000)])
+
+
+def nap(seconds: float) -> None:
+    if seconds:
+        time.sleep(seconds)
+
+
+@cache
+def numbers() -> list[int]:
+    return list(range(20_000))
+
+
+@cache
+def shuffled() -> list[float]:
+    seconds = [0.005 + 0.045 * number / 199 for number in range(200)]
+    random.Random(5).shuffle(seconds)
+    return seconds
+
+
 def same(value: Any) -> Any:
     return value
 
@@ -68,6 +113,11 @@ def sixteen_arrays() -> list[Any]:
 JOBS: dict[str, Job] = {
     "roundtrip": Job("Round trip: submit one task, wait for its result; 100 times", 40, round_trips),
     "submits": Job("Submit 20,000 tasks, then take their results", 5, submits),
+    "map": Job("Map 20,000 tiny tasks, default arguments", 10, map_tiny),
+    "mixed": Job("Map 200 tasks of 5 to 50 ms in shuffled order", 3, map_mixed),
+    "slow-first": Job("Map one task of 1 s, then 19,999 tiny ones", 2, map_slow_first),
+    "slow-middle": Job("Map 20,000 tasks, the middle one of 1 s", 2, map_slow_middle),
+    "slow-last": Job("Map 19,999 tiny tasks, then one of 1 s", 2, map_slow_last),
     "arrays": Job("16 arrays of 8 MB in and out", 7, arrays),
     "computing": Job("200 tasks of 20 ms of computing", 3, computing),
 }

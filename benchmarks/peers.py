@@ -17,10 +17,12 @@ class Peer:
     Attributes:
         one: Calls a function with an argument in a worker and returns its result: a round trip.
         many: Does so with many arguments, each a task of its own, and returns all results.
+        map: Does so by the pool's own ``map`` with its default arguments.
     """
 
     one: Callable[[Function, Any], Any]
     many: Callable[[Function, Sequence[Any]], list[Any]]
+    map: Callable[[Function, Sequence[Any]], list[Any]]
 
 
 def of_executor(pool: Executor) -> Peer:
@@ -30,7 +32,11 @@ def of_executor(pool: Executor) -> Peer:
         futures = [pool.submit(fn, argument) for argument in arguments]
         return [future.result() for future in futures]
 
-    return Peer(lambda fn, argument: pool.submit(fn, argument).result(), many)
+    return Peer(
+        lambda fn, argument: pool.submit(fn, argument).result(),
+        many,
+        lambda fn, arguments: list(pool.map(fn, arguments)),
+    )
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def multiprocessing_pool(context: Any) -> Iterator[Peer]:
             results = [pool.apply_async(fn, (argument,)) for argument in arguments]
             return [result.get() for result in results]
 
-        yield Peer(lambda fn, argument: pool.apply(fn, (argument,)), many)
+        yield Peer(lambda fn, argument: pool.apply(fn, (argument,)), many, pool.map)
 
 
 @contextmanager
@@ -86,10 +92,11 @@ def joblib(context: Any) -> Iterator[Peer]:
     from joblib import Parallel, delayed
 
     with Parallel(n_jobs=WORKERS) as pool:
-        yield Peer(
-            lambda fn, argument: pool([delayed(fn)(argument)])[0],
-            lambda fn, arguments: list(pool(delayed(fn)(argument) for argument in arguments)),
-        )
+
+        def many(fn: Function, arguments: Sequence[Any]) -> list[Any]:
+            return list(pool(delayed(fn)(argument) for argument in arguments))
+
+        yield Peer(lambda fn, argument: pool([delayed(fn)(argument)])[0], many, many)
 
 
 @contextmanager
@@ -103,7 +110,7 @@ def mpire(context: Any) -> Iterator[Peer]:
             results = [pool.apply_async(fn, args=(argument,)) for argument in arguments]
             return [result.get() for result in results]
 
-        yield Peer(lambda fn, argument: pool.apply(fn, args=(argument,)), many)
+        yield Peer(lambda fn, argument: pool.apply(fn, args=(argument,)), many, pool.map)
 
 
 @contextmanager
@@ -117,7 +124,11 @@ def pebble(context: Any) -> Iterator[Peer]:
             futures = [pool.schedule(fn, args=[argument]) for argument in arguments]
             return [future.result() for future in futures]
 
-        yield Peer(lambda fn, argument: pool.schedule(fn, args=[argument]).result(), many)
+        yield Peer(
+            lambda fn, argument: pool.schedule(fn, args=[argument]).result(),
+            many,
+            lambda fn, arguments: list(pool.map(fn, arguments).result()),
+        )
 
 
 PEERS: dict[str, Callable[[Any], AbstractContextManager[Peer]]] = {

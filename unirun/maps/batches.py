@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any, Final
 
 from unirun.backends import batch as worker
@@ -102,6 +102,7 @@ class Batches:
         self._short = False  # although there may be more
         self._flushing = False
         self._closed = False
+        self._broken = False  # the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
         self._paces = paces if paces is not None and worker.by_name(fn) else {}
@@ -284,7 +285,8 @@ class Batches:
             parcel = None
             if batch.count > 1:
                 parcel = self._parcels.pack(batch.items)
-                self._keep(batch, len(parcel.items))
+                with self._changed:
+                    self._put_back(batch, len(parcel.items))
             if parcel is None or batch.count == 1:
                 batch.alone = True
                 future = self._submit(worker.timed, self._fn, *batch.items[0] if self._spread else batch.items)
@@ -305,17 +307,11 @@ class Batches:
         if self._closed:
             future.cancel()
 
-    def _keep(self, batch: _Batch, count: int) -> None:
-        """Leave in a batch its first items only."""
-        if count < batch.count:
-            with self._changed:
-                self._put_back(batch, count)
-
     def _put_back(self, batch: _Batch, count: int) -> None:
         """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
         batch.items, rest = batch.items[:count], batch.items[count:]
         batch.count = count
-        if not (self._closed or self._error):
+        if rest and not (self._closed or self._error):
             self._unsent.appendleft((batch.start + count, rest, 0))
             self._waiting += len(rest)
 
@@ -326,8 +322,10 @@ class Batches:
         with self._changed:
             if future.cancelled():
                 self._stop(CancelledError())
-            elif future.exception() is None:
+            elif (error := future.exception()) is None:
                 self._learn(batch, future.result())
+            else:
+                self._broken = self._broken or isinstance(error, BrokenExecutor)
             batch.items = ()
             batch.done = True
             self._open -= 1
@@ -393,7 +391,9 @@ class Batches:
             self._waiting = 0
             left = list(self._sent.values())
             self._sent.clear()
-        for batch in left:
+        # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile
+        # ends its manager thread, and the others are never heard of; see gh-107219.
+        for batch in left if not self._broken else ():
             if batch.future is not None:
                 batch.future.cancel()
         self._settle()
