@@ -63,6 +63,9 @@ class RuntimeConfig:
             fails with ``BrokenProcessPool``, and the worker is replaced. ``"raise"``: the pool, as in the stdlib.
         task_timeout: Seconds that a task may run in the ``pipes`` backend; its worker is then killed and replaced, and
             the task fails with ``TimeoutError``. Default: no limit.
+        reuse: Whether ``Run`` may use the worker processes of an earlier scope, where nothing that new ones would see
+            has changed. Default: with ``spawn`` and ``forkserver``; not with ``fork``, as a forked worker holds the
+            program's globals as they were at its birth. Environment: ``UNIRUN_REUSE``.
         worker_logs: Log records of the ``pipes`` backend's workers are handled in this process, by its own handlers,
             from the lowest level on that is set here when the pool is opened. Default: workers log for themselves.
 
@@ -83,9 +86,10 @@ class RuntimeConfig:
     on_crash: Literal["replace", "raise"] | None = None
     task_timeout: float | None = None
     worker_logs: bool | None = None
+    reuse: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cpu_bound", "io_bound", "force_process", "force_threads", "worker_logs"):
+        for name in ("cpu_bound", "io_bound", "force_process", "force_threads", "worker_logs", "reuse"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, bool):
                 raise ConfigError(name, value, "use True, False or None")
@@ -256,6 +260,7 @@ _FIELD_OF: Final = {
     "UNIRUN_DOWNGRADE": "downgrade",
     "UNIRUN_LADDER": "ladder",
     "UNIRUN_TRACE": "trace",
+    "UNIRUN_REUSE": "reuse",
 }
 #: Read elsewhere in this module, or by the hook's companion distribution.
 _OTHER: Final = ("UNIRUN_COMPAT_MODE", "UNIRUN_AUTOPATCH", "UNIRUN_AUTOPATCH_EXCLUDE")

@@ -5,10 +5,12 @@ Guarantees:
     A broken pool is replaced. A forked child starts with none: its parent's pools are its parent's.
 
 Does not promise:
-    That a forked worker sees a global that the program changed since the pool started. ``reset`` starts anew.
+    That a forked worker sees a global that the program changed since the pool started. ``reset`` starts anew. Others
+    import modules by themselves: when one has changed, or the environment, an idle pool is replaced (see ``fresh``).
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from unirun import config as settings
 from unirun import host, trace
 from unirun.backends.ready import nothing
 from unirun.caller import Site
+from unirun.fresh import Birth
 from unirun.ladder import Request
 from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import off_loop
@@ -34,6 +37,10 @@ __all__ = ["cached", "find", "reset", "start", "submit"]
 #: bursts, short enough to give the memory of forgotten workers back.
 IDLE_SECONDS: Final = 60.0
 
+#: Seconds for which a cached pool is not asked again whether its workers are up to date, which takes some 0.1 ms: as
+#: long as tasks that come one after the other.
+FRESH_SECONDS: Final = 0.05
+
 _Key = tuple[str, settings.RuntimeConfig]
 
 
@@ -43,6 +50,8 @@ class _Lease:
     users: int = 0
     starting: Future[Any] | None = None
     idle_since: float = field(default_factory=time.monotonic)
+    birth: Birth | None = None  # of workers that are not forked
+    checked: float = field(default_factory=time.monotonic)
 
 
 # Guards _leases, the counts in them and _reaper; notified when the reaper has to look again.
@@ -120,6 +129,10 @@ def reset() -> None:
         with ExitStack() as stack:  # each of them, also when one fails, as it does inside of a task of its own
             for entry in entries:
                 stack.callback(entry.pool.shutdown, wait=True, cancel_futures=True)
+            if "unirun.backends.pipes.shelf" in sys.modules:  # else there are none
+                from unirun.backends.pipes import shelf
+
+                stack.callback(shelf.clear)
     finally:
         host.forget()
         trace.remember(None)
@@ -142,10 +155,23 @@ def _find(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
     config = settings.resolve()
     key = (flavor, config)
     entry = _leases.get(key)
+    if entry is not None and _is_stale(entry):
+        entry.pool.shutdown(wait=False)
+        entry = None
     if entry is None:
-        request = Request(flavor=flavor, origin=origin)
-        entry = _leases[key] = _Lease(open_pool(Opening(request, config, site=site, target=config.trace)))
+        opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
+        birth = None if opening.plan.start_method in (None, "fork") else Birth()
+        entry = _leases[key] = _Lease(open_pool(opening), birth=birth)
     return key, entry
+
+
+def _is_stale(entry: _Lease) -> bool:
+    """Tell whether new workers would see what those of an idle pool do not. The caller holds the lock."""
+    now = time.monotonic()
+    if entry.birth is None or entry.users or now - entry.checked < FRESH_SECONDS:
+        return False
+    entry.checked = now
+    return entry.birth.is_over()
 
 
 def _give_back(entry: _Lease, _: Future[Any] | None = None) -> None:

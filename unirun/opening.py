@@ -24,7 +24,7 @@ __all__ = ["Opening", "PoolSpec", "dropin"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
-    """What the stdlib's constructors take besides the number of workers."""
+    """What the stdlib's constructors take besides the number of workers; and whether workers may be used again."""
 
     mp_context: Any = None
     initializer: Callable[..., object] | None = None
@@ -32,6 +32,7 @@ class PoolSpec:
     max_tasks_per_child: int | None = None
     thread_name_prefix: str = ""
     more: dict[str, Any] = field(default_factory=dict)
+    reusable: bool = False
 
     def start_method(self) -> str | None:
         """Return the start method that the arguments fix, or ``None``."""

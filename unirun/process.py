@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any, ParamSpec, TypeVar
 
     from unirun.backends.lowered import Semantics
+    from unirun.backends.pipes.pool import PipePool
+    from unirun.backends.pipes.shelf import Loan
     from unirun.backends.pipes.terms import Terms
     from unirun.opening import Opening, PoolSpec
 
@@ -186,9 +188,24 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
 
             if (refused := self._unirun_missing_names(() if by_value() else task)) is not None:
                 raise refused
-        pool = open_pipes(self._max_workers, self._unirun_context(), spec.initializer, spec.initargs, terms)
+        pool: Loan | PipePool
+        if self._unirun_reuses():
+            from unirun.backends.pipes import shelf
+
+            workers, context = self._max_workers, self._unirun_context()
+            key = workers, context.get_start_method(), terms
+            pool = shelf.borrow(key, lambda: open_pipes(workers, context, terms=terms))
+        else:
+            pool = open_pipes(self._max_workers, self._unirun_context(), spec.initializer, spec.initargs, terms)
         self._processes = pool.processes  # programs look into it to kill workers
         self._unirun_stand_on(pool, len(pool.processes) if pool.short else self._max_workers, pool.short)
+
+    def _unirun_reuses(self) -> bool:
+        """Tell whether a warm pool may serve. A forked worker holds the globals of its birth: only on request."""
+        wanted = self._unirun_opening.config.reuse
+        if wanted is None:
+            wanted = self._unirun_opening.plan.start_method != "fork"
+        return wanted and self._unirun_spec.reusable
 
     def _unirun_context(self) -> Any:
         import multiprocessing

@@ -15,7 +15,7 @@ from unirun.config import Flavor, RuntimeConfig
 from unirun.ladder import Request
 from unirun.managed import starts_slowly
 from unirun.offloop import off_loop, patiently
-from unirun.opening import Opening
+from unirun.opening import Opening, PoolSpec
 from unirun.pools import open_pool
 from unirun.trace import DecisionTrace, Listener
 
@@ -118,7 +118,9 @@ class Run:
             tracing.publish(self._open.decision, target=target, listener=listener)
         else:
             request = Request(flavor=self._flavor, origin="Run", max_workers=self._max_workers, name=self._name)
-            self._open = open_pool(Opening(request, config, site=site, target=target, listener=listener))
+            self._open = open_pool(
+                Opening(request, config, site=site, target=target, listener=listener), PoolSpec(reusable=True)
+            )
         return self._open  # type: ignore[no-any-return]
 
     def _leave(self) -> Any:

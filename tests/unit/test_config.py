@@ -20,6 +20,7 @@ VARIABLES: list[tuple[str, str, str, Any]] = [
     ("UNIRUN_DOWNGRADE", "error", "downgrade", "error"),
     ("UNIRUN_LADDER", "threads, inline", "ladder", ("threads", "inline")),
     ("UNIRUN_TRACE", "stderr", "trace", "stderr"),
+    ("UNIRUN_REUSE", "yes", "reuse", True),
 ]
 
 

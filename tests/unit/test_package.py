@@ -61,13 +61,13 @@ def test_modules_are_short() -> None:
 
 
 FLOORS = [
-    {"caller", "errors", "refusal", "kinship", "semaphore"},
+    {"caller", "errors", "fresh", "refusal", "kinship", "semaphore"},
     {"config"},
     {"host", "trace"},
     {"ladder", "aside"},
     {"opening", "backends", "offloop"},
     {"managed"},
-    {"thread"},
+    {"maps", "thread"},
     {"process"},
     {"pools"},
     {"leases"},

@@ -54,6 +54,12 @@ class PipePool(ChunkingExecutor):
         """The worker processes that live, by their ids: a table that follows what happens."""
         return self._manager.processes
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is as good as new: not shut down, not broken, with all the workers that were asked for."""
+        dispatch = self._manager.dispatch
+        return not (dispatch.closed or dispatch.broken or dispatch.foreign or self.short)
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = PipeFuture()
         future._dispatch = self._manager.dispatch

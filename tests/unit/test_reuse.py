@@ -1,0 +1,343 @@
+"""Scopes that use the workers of earlier ones: alone, as good as new, and never stale."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unirun
+from tests.conformance.columns import FORKING
+from unirun import Run, RuntimeConfig, configure, leases
+from unirun.backends.pipes import shelf
+
+pytestmark = FORKING
+
+PATIENCE = 30.0
+METHODS = pytest.mark.parametrize("method", ["spawn", "forkserver"])
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    unirun.reset()
+    yield
+    configure()
+    unirun.reset()
+
+
+def scope(method: Any = "spawn", **options: Any) -> Run:
+    return Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method=method, **options))
+
+
+def pid(_: object = None) -> int:
+    return os.getpid()
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def folder() -> str:
+    return os.getcwd()
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+def pid_in(method: str, **options: Any) -> int:
+    with scope(method, **options) as executor:
+        return executor.submit(pid).result(PATIENCE)
+
+
+@METHODS
+def test_the_same_workers_serve_one_scope_after_the_other(method: str) -> None:
+    """Run means the same each time."""
+    assert len({pid_in(method) for _ in range(3)}) == 1
+
+
+def test_forked_workers_are_used_again_on_request_only() -> None:
+    """They hold the program's globals as they were at their birth."""
+    assert pid_in("fork") != pid_in("fork")
+    assert pid_in("fork", reuse=True) == pid_in("fork", reuse=True)
+    assert pid_in("spawn", reuse=False) != pid_in("spawn", reuse=False)
+
+
+def test_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says the same as the field."""
+    monkeypatch.setenv("UNIRUN_REUSE", "1")
+    assert pid_in("fork") == pid_in("fork")
+    monkeypatch.setenv("UNIRUN_REUSE", "0")
+    assert pid_in("spawn") != pid_in("spawn")
+
+
+def test_two_scopes_at_once_share_nothing() -> None:
+    """Nested, and in threads."""
+    with scope() as outer, scope() as inner:
+        assert outer.submit(pid).result(PATIENCE) != inner.submit(pid).result(PATIENCE)
+    pids: list[int] = []
+    both = threading.Barrier(2)
+
+    def ask() -> None:
+        with scope() as executor:
+            both.wait(PATIENCE)
+            pids.append(executor.submit(pid).result(PATIENCE))
+            both.wait(PATIENCE)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(set(pids)) == 2
+
+
+def test_other_settings_have_other_pools() -> None:
+    """Workers, and how they are treated."""
+    first = pid_in("spawn")
+    assert pid_in("spawn", task_timeout=20) != first
+    with Run(flavor="processes", max_workers=2, config=RuntimeConfig(start_method="spawn")) as executor:
+        assert executor.submit(pid).result(PATIENCE) != first
+    assert pid_in("spawn") == first
+
+
+def test_a_scope_that_has_ended_takes_no_work() -> None:
+    """Although its pool lives on."""
+    with scope() as executor:
+        executor.submit(pid).result(PATIENCE)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(pid)
+    with scope() as later:
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.map(pid, [1])
+        assert later.submit(pid).result(PATIENCE)
+
+
+def test_cancelled_tasks_do_not_run_in_a_later_scope(tmp_path: Path) -> None:
+    """They are gone with theirs; what ran is waited for."""
+    with scope() as executor:
+        running = executor.submit(nap, 0.2)
+        later = [executor.submit(touch, str(tmp_path / str(number))) for number in range(20)]
+        executor.shutdown(wait=False, cancel_futures=True)
+    assert running.result(0) == 0.2
+    with scope() as executor:
+        assert executor.submit(nap, 0).result(PATIENCE) == 0
+    assert all(future.cancelled() for future in later if not future.done() or future.cancelled())
+    assert len(list(tmp_path.iterdir())) == sum(not future.cancelled() for future in later)
+    assert any(future.cancelled() for future in later)
+    with pytest.raises(CancelledError):
+        later[-1].result(0)
+
+
+def test_shutdown_without_waiting_gives_back_later() -> None:
+    """Whoever comes meanwhile gets another pool."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        running = executor.submit(nap, 0.3)
+        executor.shutdown(wait=False)
+        assert pid_in("spawn") != first
+        assert running.result(PATIENCE) == 0.3
+
+
+def test_a_crash_costs_its_own_scope_a_task() -> None:
+    """The next one has workers that live."""
+    with scope() as executor:
+        with pytest.raises(BrokenExecutor):
+            executor.submit(os._exit, 3).result(PATIENCE)
+        assert executor.submit(pid).result(PATIENCE)
+    assert pid_in("spawn")
+    with scope(on_crash="raise") as executor:
+        with pytest.raises(BrokenExecutor):
+            executor.submit(os._exit, 3).result(PATIENCE)
+        with pytest.raises(BrokenExecutor):
+            executor.submit(pid)
+    assert pid_in("spawn", on_crash="raise")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="executors have no kill_workers before 3.14")
+@pytest.mark.parametrize("how", ["terminate_workers", "kill_workers"])
+def test_workers_that_were_ended_are_not_used_again(how: str) -> None:
+    """By whatever word."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        getattr(executor, how)()
+    assert pid_in("spawn") != first
+
+
+def test_ctrl_c_ends_the_workers() -> None:
+    """The block was left by it, and they were interrupted."""
+    first = 0
+    with pytest.raises(KeyboardInterrupt), scope() as executor:  # noqa: PT012
+        first = executor.submit(pid).result(PATIENCE)
+        executor.submit(nap, 20)
+        raise KeyboardInterrupt
+    assert pid_in("spawn") != first
+
+
+def test_each_scope_tells_its_own_decision() -> None:
+    """With its own name, as if its workers were new."""
+    seen: list[Any] = []
+    for name in ("first", "second"):
+        config = RuntimeConfig(start_method="spawn")
+        with Run(flavor="processes", max_workers=1, config=config, name=name, trace=seen.append) as executor:
+            executor.submit(pid).result(PATIENCE)
+    assert [decision.name for decision in seen] == ["first", "second"]
+    first, second = (decision.as_dict() | {"name": None, "where": None} for decision in seen)
+    assert first == second
+    assert first["backend"] == "pipes"
+    assert first["settled"]
+
+
+def test_a_changed_surrounding_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Environment, current directory, sys.path: new workers would have it, so these are new."""
+    first = pid_in("spawn")
+    monkeypatch.setenv("UNIRUN_TEST_WORD", "new")
+    with pytest.warns(RuntimeWarning, match="means nothing to unirun"), scope() as executor:
+        assert executor.submit(variable, "UNIRUN_TEST_WORD").result(PATIENCE) == "new"
+    monkeypatch.delenv("UNIRUN_TEST_WORD")
+    assert pid_in("spawn") != first
+    monkeypatch.chdir(tmp_path)
+    with scope() as executor:
+        assert executor.submit(folder).result(PATIENCE) == str(tmp_path)
+    second = pid_in("spawn")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert pid_in("spawn") != second
+
+
+@METHODS
+@pytest.mark.parametrize("cached", [False, True], ids=["Run", "to_process"])
+def test_a_module_changed_on_disk_is_seen(
+    cached: bool, method: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also when its time and size are the old ones."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(leases, "FRESH_SECONDS", 0.0)
+    file = tmp_path / f"word_of_{method}_{cached}.py"
+    configure(start_method=method, max_workers=1)
+
+    def ask() -> str:
+        module: Any = __import__(file.stem)
+        if cached:
+
+            async def main() -> str:
+                return str(await unirun.to_process(module.word))
+
+            return asyncio.run(main())
+        with scope(method) as executor:
+            return str(executor.submit(module.word).result(PATIENCE))
+
+    file.write_text("def word():\n    return 'old'\n")
+    before = file.stat()
+    time.sleep(0.05)
+    assert [ask(), ask()] == ["old", "old"]
+    file.write_text("def word():\n    return 'new'\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ask() == "new"
+    monkeypatch.delitem(sys.modules, file.stem)
+
+
+def test_the_async_scope() -> None:
+    """Uses them again, too."""
+
+    async def main() -> list[int]:
+        pids = []
+        for _ in range(3):
+            async with scope() as executor:
+                pids.append(await asyncio.wrap_future(executor.submit(pid)))
+        return pids
+
+    assert len(set(asyncio.run(main()))) == 1
+
+
+def test_reset_ends_them() -> None:
+    """And waits for their end."""
+    first = pid_in("spawn")
+    unirun.reset()
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+    assert pid_in("spawn") != first
+
+
+def test_idle_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while in which nobody needs them."""
+    monkeypatch.setattr(shelf, "IDLE_SECONDS", 0.2)
+    first = pid_in("spawn")
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            os.kill(first, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    pytest.fail("the worker lives on")
+
+
+def test_few_are_kept() -> None:
+    """However many scopes were open at once."""
+    scopes = [scope() for _ in range(5)]
+    for each in scopes:
+        each.__enter__().submit(pid).result(PATIENCE)
+    for each in scopes:
+        each.__exit__(None, None, None)
+    assert sum(map(len, shelf._shelf.values())) == shelf._MOST
+
+
+def test_a_killed_worker_is_replaced_in_the_next_scope() -> None:
+    """Somebody else has ended it while nobody used it."""
+    first = pid_in("spawn")
+    os.kill(first, signal.SIGKILL)
+    assert pid_in("spawn") != first
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_none() -> None:
+    """Its parent's are its parent's."""
+    first = pid_in("spawn")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, b"%d" % sum(map(len, shelf._shelf.values())))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 10) == b"0"
+    os.close(reader)
+    os.close(writer)
+    assert pid_in("spawn") == first
+
+
+@METHODS
+def test_the_exit_waits_for_nothing(method: str, tmp_path: Path) -> None:
+    """And leaves nobody behind."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        import os
+        from unirun import Run, RuntimeConfig
+        if __name__ == "__main__":
+            for _ in range(3):
+                with Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method={method!r})) as executor:
+                    print(executor.submit(os.getpid).result())
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (one,) = set(ended.stdout.split())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(one), 0)

@@ -1,0 +1,229 @@
+"""Warm pools over pipes: kept from one scope to the next, and lent to one at a time.
+
+Guarantees:
+    Whoever borrows a pool has it alone, and finds it as good as new: no task of another's, nothing closed or broken,
+    and nothing that workers started now would see differently (see ``fresh``).
+    A pool that nobody borrows for ``IDLE_SECONDS`` ends; all end with ``clear``, and at the exit. A forked child has
+    none.
+
+Does not promise:
+    That a module's globals are as they were before another scope's tasks ran.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, Final
+
+from unirun.backends.chunks import ChunkingExecutor
+from unirun.backends.pipes.pool import PipePool
+from unirun.fresh import Birth
+from unirun.refusal import Failure
+
+__all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
+
+#: Seconds after which a pool that nobody borrows is ended: as those of ``leases``.
+IDLE_SECONDS: Final = 60.0
+#: Pools of the same kind that wait for a borrower: scopes that were open at once.
+_MOST: Final = 2
+
+
+class _Kept:
+    """A pool that waits for a borrower."""
+
+    def __init__(self, pool: PipePool, birth: Birth) -> None:
+        self.pool = pool
+        self.birth = birth
+        self.since = time.monotonic()
+
+
+# Guards _shelf and _reaper, and is held for a few steps only; notified when the reaper has to look again.
+_changed = threading.Condition()
+_shelf: dict[Hashable, list[_Kept]] = {}
+# Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
+_reaper: threading.Thread | None = None
+
+
+def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
+    """Return a warm pool, or a new one.
+
+    Args:
+        key: What pools have to have in common.
+        make: Opens a new one.
+
+    Raises:
+        Refused: As ``make`` does.
+    """
+    while True:
+        with _changed:
+            kept = _shelf[key].pop() if _shelf.get(key) else None  # the last one first: the others may become idle
+        if kept is None:
+            birth = Birth()  # before
+            return Loan(key, make(), birth)
+        if kept.pool.usable and not kept.birth.is_over():
+            return Loan(key, kept.pool, kept.birth)
+        kept.pool.shutdown(wait=False)
+
+
+def clear() -> None:
+    """End the pools that nobody has borrowed, and wait for their end."""
+    with _changed:
+        pools = [kept.pool for same in _shelf.values() for kept in same]
+        _shelf.clear()
+        _changed.notify_all()
+    for pool in pools:
+        pool.shutdown(wait=False)
+    for pool in pools:
+        pool.shutdown(wait=True)
+
+
+def _give_back(key: Hashable, pool: PipePool, birth: Birth) -> bool:
+    """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
+    with _changed:
+        same = _shelf.setdefault(key, [])
+        keep = pool.usable and len(same) < _MOST and _ensure_reaper()
+        if keep:
+            same.append(_Kept(pool, birth))
+    if not keep:
+        pool.shutdown(wait=False)
+    return keep
+
+
+def _ensure_reaper() -> bool:
+    """Return whether there is somebody to end idle pools. The lock is held."""
+    global _reaper
+    if _reaper is None:
+        reaper = threading.Thread(target=_reap, name="unirun-shelf", daemon=True)
+        try:
+            reaper.start()
+        except RuntimeError:
+            return False  # no threads here, or the interpreter ends
+        _reaper = reaper
+    return True
+
+
+def _reap() -> None:
+    global _reaper
+    while True:
+        with _changed:
+            now = time.monotonic()
+            idle = []
+            for key, same in list(_shelf.items()):
+                idle += [kept for kept in same if now - kept.since >= IDLE_SECONDS]
+                _shelf[key] = [kept for kept in same if now - kept.since < IDLE_SECONDS]
+            since = min((kept.since for same in _shelf.values() for kept in same), default=None)
+            if since is None:
+                _shelf.clear()
+                _reaper = None
+            elif not idle:
+                _changed.wait(since + IDLE_SECONDS - now)
+        for kept in idle:
+            kept.pool.shutdown(wait=True)
+        if since is None:
+            return
+
+
+class Loan(ChunkingExecutor):
+    """A pool as its borrower sees it: an executor with its own tasks and its own end."""
+
+    def __init__(self, key: Hashable, pool: PipePool, birth: Birth) -> None:
+        self._key = key
+        self._pool = pool
+        self._birth = birth
+        # Guards all below; notified when the pool was given back. Reentrant: a signal handler may submit.
+        self._changed = threading.Condition(threading.RLock())
+        self._open = 0  # tasks that were submitted, or are just being, and are not done
+        self._pending: set[Future[Any]] = set()  # of these, those that can be cancelled
+        self._closed = False
+        self._kept: bool | None = None  # the pool was given back: somebody else may have it; None before
+
+    @property
+    def short(self) -> Failure | None:
+        """Why fewer workers than asked for could be started, or ``None``."""
+        return self._pool.short
+
+    @property
+    def processes(self) -> dict[int, Any]:
+        """The worker processes that live, by their ids: a table that follows what happens."""
+        return self._pool.processes
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._open += 1
+        try:
+            future = self._pool.submit(fn, *args, **kwargs)
+        except BaseException:
+            self._one_less()
+            raise
+        self._pending.add(future)
+        future.add_done_callback(self._done)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; give the pool back when those submitted are done."""
+        with self._changed:
+            first, self._closed = not self._closed, True
+            idle = not self._open
+        if cancel_futures:
+            for future in list(self._pending):
+                future.cancel()
+        if first and idle:
+            self._return()
+        if wait and not self.served_by(threading.current_thread()):
+            with self._changed:
+                self._changed.wait_for(lambda: self._kept is not None)
+            if not self._kept:
+                self._pool.shutdown(wait=True)
+
+    def served_by(self, thread: threading.Thread) -> bool:
+        """Tell whether a thread is the one that serves this pool."""
+        return self._pool.served_by(thread)
+
+    def terminate_workers(self) -> None:
+        """Shut the pool itself down, and terminate its workers."""
+        self._pool.terminate_workers()
+        self.shutdown(wait=False)
+
+    def kill_workers(self) -> None:
+        """Shut the pool itself down, and kill its workers."""
+        self._pool.kill_workers()
+        self.shutdown(wait=False)
+
+    def interrupt(self) -> None:
+        """Shut the pool itself down after a Ctrl-C."""
+        self._pool.interrupt()
+        self.shutdown(wait=False)
+
+    def _done(self, future: Future[Any]) -> None:
+        self._pending.discard(future)
+        self._one_less()
+
+    def _one_less(self) -> None:
+        with self._changed:
+            self._open -= 1
+            over = self._closed and not self._open
+        if over:
+            self._return()
+
+    def _return(self) -> None:
+        kept = _give_back(self._key, self._pool, self._birth)
+        with self._changed:
+            self._kept = kept
+            self._changed.notify_all()
+
+
+def _forget_in_child() -> None:
+    global _changed, _shelf, _reaper
+    _inherited.append(_shelf)  # collecting them would write into the pipes that the parent reads
+    _changed, _shelf, _reaper = threading.Condition(), {}, None
+
+
+_inherited: list[dict[Hashable, list[_Kept]]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
