@@ -45,7 +45,7 @@ def map(
         TimeoutError: From the iterator: a result was not there in time.
         RuntimeError: From the iterator: the executor was shut down before the iterables were read to their end. Those
             that have a length are read at its shutdown.
-        Exception: From the iterator: whatever the function raised, in the place of its result.
+        Exception: From the iterator: whatever the function raised, in the place of its result; or an iterable.
         TypeError: ``executor`` is neither an executor nor a function, there is no iterable, or ``buffersize`` is no
             whole number.
         ValueError: ``chunksize`` or ``buffersize`` is less than 1.

@@ -140,16 +140,18 @@ def test_an_endless_iterable_ends_with_the_scope() -> None:
 
 
 def test_an_iterable_that_fails_while_results_are_taken() -> None:
-    """Its error comes when it is reached."""
+    """Its error comes in its place, after all results before it."""
 
-    def numbers() -> Iterator[int]:
-        yield from range(1000)
+    def numbers(count: int) -> Iterator[int]:
+        yield from range(count)
         raise ZeroDivisionError
 
     with Run(flavor="processes", max_workers=2) as executor:
-        results = unirun.map(executor, square, numbers())
-        with pytest.raises(ZeroDivisionError):
-            list(results)
+        for count in (0, 1, 1000):
+            results = unirun.map(executor, square, numbers(count))
+            assert list(itertools.islice(results, count)) == [n * n for n in range(count)]
+            with pytest.raises(ZeroDivisionError):
+                next(results)
 
 
 def test_counted_and_timed_tasks_go_alone() -> None:

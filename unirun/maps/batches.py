@@ -105,6 +105,7 @@ class Batches:
         self._broken = False  # the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
+        self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
         self._paces = paces if paces is not None and worker.by_name(fn) else {}
         self._pace = Pace(workers, self._paces.get(fn) if self._paces else None)
 
@@ -114,10 +115,9 @@ class Batches:
         Raises:
             Exception: What ``submit`` raises, or the iterables. What was taken from these before is run.
         """
-        if self._window is None:
-            exits.add(self)
         try:
             if self._window is None:
+                exits.add(self)
                 self._take_all()
             else:
                 self._take_some()
@@ -192,11 +192,8 @@ class Batches:
     # Taking items, in the thread of whoever asks for results.
 
     def _take_all(self) -> None:
-        if self._whole is not None and not self._taken:
-            self._add(self._whole)
-            self._read = True
-        elif self._finite:
-            self._add(list(self._source))
+        if self._finite and not self._read:
+            self._add(self._whole if self._whole is not None and not self._taken else list(self._source))
             self._read = True
         count = 1
         while not self._read and self._error is None:
@@ -215,7 +212,10 @@ class Batches:
                 count = min(size, window - (self._taken - self._next), self._ahead * size - self._waiting)
             if count <= 0:
                 return
-            self._take(count)
+            try:
+                self._take(count)
+            except Exception as error:  # raised in its place, after the results before it
+                self._failed, self._read = error, True
             self._pump()
         self._settle()
 
@@ -373,6 +373,8 @@ class Batches:
                     if self._error is not None and (self._next < self._taken or self._short):
                         raise self._error
                     if self._read and self._next == self._taken:
+                        if self._failed is not None:
+                            raise self._failed
                         return None
                 elif batch.done:
                     del self._sent[self._next]
