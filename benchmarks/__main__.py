@@ -30,7 +30,7 @@ Times = dict[str, list[float]]
 YARDSTICK = "stdlib"
 BARE = "python -c pass"
 #: What is measured beside the jobs.
-MORE = ("openings", "memory", "imports")
+MORE = ("openings", "scopes", "memory", "imports")
 #: The distributions whose versions matter.
 MEASURED = ("unirun", "loky", "joblib", "mpire", "pebble", "numpy")
 
@@ -68,13 +68,14 @@ def of_peers(job: Job, context: Any, rounds: int, missing: list[str]) -> Times:
         return in_turn(contestants, rounds)
 
 
-def openings(context: Any, rounds: int) -> Times:
-    """A pool opened, one task, closed."""
+def openings(context: Any, rounds: int, *, times: int = 1, tasks: int = 1) -> Times:
+    """A pool opened, some tasks, closed; so many times."""
 
     def once(name: str) -> Callable[[], None]:
         def run() -> None:
-            with PEERS[name](context) as peer:
-                peer.one(abs, 1)
+            for _ in range(times):
+                with PEERS[name](context) as peer:
+                    peer.many(abs, range(tasks))
 
         return run
 
@@ -156,6 +157,10 @@ def main() -> None:
             show(Table(job.title, "ms", of_peers(job, context, options.rounds or job.rounds, missing)))
     if "openings" in names:
         show(Table("Open a pool, one task, close it", "ms", openings(context, options.rounds or 40)))
+    if "scopes" in names:
+        forkserver = multiprocessing.get_context("forkserver")
+        title = "Ten pools of four tasks one after the other, by a fork server"
+        show(Table(title, "ms", openings(forkserver, options.rounds or 5, times=10, tasks=4)))
     if "memory" in names:
         for each in memory(context.get_start_method(), options.rounds or 3, missing):
             show(each)

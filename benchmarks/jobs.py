@@ -43,6 +43,26 @@ def arrays(peer: Peer) -> None:
     assert results[-1].nbytes == 8_000_000
 
 
+def arrays_in(peer: Peer) -> None:
+    """16 new arrays of 8 MB to the workers by the pool's own map, a number back for each."""
+    peer.map(total, new_arrays())
+
+
+def arrays_again(peer: Peer) -> None:
+    """The same, of arrays that were sent before."""
+    peer.map(total, sixteen_arrays())
+
+
+def arrays_in_and_out(peer: Peer) -> None:
+    """16 new arrays of 8 MB to the workers and back by the pool's own map."""
+    peer.map(same, new_arrays())
+
+
+def one_array(peer: Peer) -> None:
+    """One array of 100 MB for 50 tasks."""
+    peer.map(total, [large_array()] * 50)
+
+
 def computing(peer: Peer) -> None:
     """200 tasks of 20 ms of a processor."""
     peer.many(burn, [0.02] * 200)
@@ -96,11 +116,28 @@ def same(value: Any) -> Any:
     return value
 
 
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
 def burn(seconds: float) -> None:
     """Compute for as many seconds of this process's own time."""
     end = time.process_time() + seconds
     while time.process_time() < end:
         sum(range(1000))
+
+
+def new_arrays() -> list[Any]:
+    import numpy
+
+    return [numpy.full(1_000_000, float(number)) for number in range(16)]
+
+
+@cache
+def large_array() -> Any:
+    import numpy
+
+    return numpy.ones(12_500_000)
 
 
 @cache
@@ -119,5 +156,9 @@ JOBS: dict[str, Job] = {
     "slow-middle": Job("Map 20,000 tasks, the middle one of 1 s", 2, map_slow_middle),
     "slow-last": Job("Map 19,999 tiny tasks, then one of 1 s", 2, map_slow_last),
     "arrays": Job("16 arrays of 8 MB in and out", 7, arrays),
+    "arrays-in": Job("Map 16 new arrays of 8 MB, a number back", 7, arrays_in),
+    "arrays-again": Job("Map the same 16 arrays of 8 MB again", 7, arrays_again),
+    "arrays-in-out": Job("Map 16 new arrays of 8 MB in and out", 7, arrays_in_and_out),
+    "one-array": Job("Map one array of 100 MB to 50 tasks", 1, one_array),
     "computing": Job("200 tasks of 20 ms of computing", 3, computing),
 }

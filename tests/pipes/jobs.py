@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import stat
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +267,64 @@ class OnlyWrites:
 
 def replace(stream: str) -> None:
     setattr(sys, stream, OnlyWrites())
+
+
+# ------------------------------------------------------------------------------------------------------ large buffers
+
+
+class Large:
+    """Bytes that travel beside the pickle, as those of an array do."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = memoryview(data)
+
+    def __reduce_ex__(self, version: object) -> "tuple[type[Large], tuple[pickle.PickleBuffer]]":
+        return Large, (pickle.PickleBuffer(self.data),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Large) and bytes(self.data) == bytes(other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+kept: list[Any] = []
+
+
+def checksum(*values: Large) -> int:
+    return zlib.crc32(b"".join(value.data for value in values))
+
+
+def overwritten(value: Large) -> int:
+    """Change the argument all over, and say what it was."""
+    before = checksum(value)
+    value.data[:] = b"\xff" * len(value.data)
+    return before
+
+
+def keep(value: Large) -> int:
+    kept.append(value)
+    return os.getpid()
+
+
+def checksums_of_kept() -> tuple[int, list[int]]:
+    return os.getpid(), [checksum(value) for value in kept]
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def tail(value: Large) -> Large:
+    return Large(value.data[-400_000:])
+
+
+def fail_with(value: Large) -> None:
+    raise ValueError(len(value.data))
+
+
+def sleep_with(value: Large, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

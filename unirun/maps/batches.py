@@ -100,8 +100,7 @@ class Batches:
         self._next = 0  # the place of the next result
         self._read = False  # nothing more will be taken,
         self._short = False  # although there may be more
-        self._flushing = False
-        self._closed = False
+        self._flushing = self._closed = False
         self._broken = False  # the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
@@ -147,7 +146,7 @@ class Batches:
     def finish(self) -> None:
         """Wait until all is done. Iterables that may have no end are not read on."""
         self._pump()
-        if not self._read and self._finite:
+        if self._finite:
             self._window = None
             self._take_all()
         elif not self._read:
@@ -373,9 +372,9 @@ class Batches:
                     if self._error is not None and (self._next < self._taken or self._short):
                         raise self._error
                     if self._read and self._next == self._taken:
-                        if self._failed is not None:
-                            raise self._failed
-                        return None
+                        if self._failed is None:
+                            return None
+                        raise self._failed
                 elif batch.done:
                     del self._sent[self._next]
                     self._next += batch.count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Executor
+from functools import partial
 
 from unirun.managed import ManagedExecutor
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, ParamSpec, TypeVar
 
+    from unirun.backends.pipes.arena import Memo
     from unirun.maps.batches import Batches
     from unirun.opening import Opening, PoolSpec
 
@@ -103,8 +105,9 @@ class BatchingExecutor(ManagedExecutor):
         if self._max_workers == 1:  # then the order in which tasks begin can be seen
             for each in list(self._unirun_maps):
                 each.flush()
+        memos: list[Memo] = []
         batches = Batches(
-            self._unirun_send_batch,
+            partial(self._unirun_send_batch, memos),
             fn,
             iterables,
             workers=self._max_workers,
@@ -112,13 +115,20 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
-            ended=self._unirun_map_ended,
+            ended=partial(self._unirun_map_ended, memos),
         )
         self._unirun_maps.append(batches)
         return batches.begin()
 
-    def _unirun_send_batch(self, fn: Any, /, *args: Any) -> Future[Any]:
+    def _unirun_send_batch(self, memos: list[Memo], fn: Any, /, *args: Any) -> Future[Any]:
         """Submit a part of a map, in whatever thread has heard of the end of another."""
+        lower: Any = self._unirun_lower
+        if hasattr(lower, "submit_sharing"):
+            if not memos:
+                from unirun.backends.pipes.arena import Memo
+
+                memos.append(Memo())
+            return lower.submit_sharing(memos[0], fn, *args)  # type: ignore[no-any-return]
         if why := self._unirun_stdlib_broke():
             from unirun.backends.processes import BrokenProcessPool
 
@@ -132,7 +142,9 @@ class BatchingExecutor(ManagedExecutor):
         """
         return self._unirun_lower is None and getattr(self, "_broken", False)
 
-    def _unirun_map_ended(self, batches: Batches) -> None:
+    def _unirun_map_ended(self, memos: list[Memo], batches: Batches) -> None:
+        for memo in memos:
+            memo.close()
         self._unirun_maps.remove(batches)
         if self._unirun_deferred and not self._unirun_maps and not self._unirun_stdlib_broke():
             super().shutdown(wait=False)

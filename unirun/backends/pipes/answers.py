@@ -10,7 +10,7 @@ from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
 
-__all__ = ["answer", "cancel", "log", "resolve", "text"]
+__all__ = ["answer", "cancel", "log", "resolve", "text", "unstart"]
 
 #: The stdlib's pools report failed callbacks of futures here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -63,6 +63,14 @@ def cancel(future: Future[Any]) -> None:
             future.set_running_or_notify_cancel()
     except BaseException:
         LOGGER.exception("exception calling callback for %r", future)
+
+
+def unstart(future: Future[Any]) -> None:
+    """Make a future pending again: its task was on its way to a worker, and is not any more."""
+    # A pool may; `Future` has no word for it. In one step, and without the future's lock: `wait` may hold that one
+    # while a signal handler waits for the pool's.
+    if future._state == "RUNNING":
+        future._state = "PENDING"
 
 
 def text(message: protocol.Frame) -> str:

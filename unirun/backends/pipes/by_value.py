@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from functools import cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
@@ -14,7 +15,7 @@ __all__ = ["Parts", "by_value", "dump_call"]
 #: Functions that are pickled as their names, by every pickler.
 _BY_NAME: Final = frozenset({FunctionType, BuiltinFunctionType})
 #: What ``protocol.dump`` returns.
-Parts = tuple[list[bytes], list[memoryview]]
+Parts = tuple[list[bytes], Sequence[memoryview | protocol.Placed]]
 
 
 def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_value: bool) -> Parts:

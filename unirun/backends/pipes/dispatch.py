@@ -11,11 +11,14 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
 from unirun.backends.lowered import RemoteTraceback
-from unirun.backends.pipes.answers import cancel, resolve
+from unirun.backends.pipes import protocol
+from unirun.backends.pipes.answers import cancel, resolve, unstart
+from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import Parts, dump_call
 from unirun.backends.pipes.handle import Handle, Task
@@ -36,8 +39,9 @@ _DEATHS: Final = 2
 class Dispatch:
     """A pool's queue and its workers."""
 
-    def __init__(self, terms: Terms, bell: Bell, most: int) -> None:
+    def __init__(self, terms: Terms, bell: Bell, most: int, arena: Arena | None) -> None:
         self._terms = terms
+        self._arena = arena
         self._bell = bell
         self._most = most
         # Guards all below, the tasks and flags of the workers included. Never held while code of the user's runs.
@@ -133,6 +137,7 @@ class Dispatch:
             tasks = [task for worker in self.workers for task in worker.tasks.values()]
             for worker in self.workers:
                 worker.tasks.clear()
+            self._let_go(tasks)
             tasks += self.queue
             self.queue.clear()
             return tasks
@@ -165,10 +170,7 @@ class Dispatch:
                 parts = self._prepare(taken[0], own)
                 if parts is not None:
                     given.append((taken[0], parts))
-                    for chunk in parts[0]:
-                        size += len(chunk)
-                    for view in parts[1]:
-                        size += view.nbytes
+                    size += protocol.size(parts)
                 del taken[0]
             with self.lock:
                 # Taken back from meanwhile: what it will drop would run with the tokens of these. Or the pool broke.
@@ -190,6 +192,7 @@ class Dispatch:
             with self.lock:
                 unsent = dict.fromkeys(() if sending else [task for task, _ in given])
                 unsent |= dict.fromkeys(taken)  # of which the first may be among the others, likewise
+                self._let_go([own] if own in unsent else [])
                 self._requeue([task for task in unsent if task is not own])
             self._bell.ring()
             raise
@@ -221,7 +224,11 @@ class Dispatch:
         except (RuntimeError, InvalidStateError):
             return None  # the user resolved it by hand
         try:
-            return dump_call((task.fn, task.args, task.kwargs), main_by_value=self._terms.by_value)
+            parts = dump_call((task.fn, task.args, task.kwargs), main_by_value=self._terms.by_value)
+            if parts[1] and self._arena is not None:
+                buffers, task.blocks = self._arena.place(parts[1], task.memo)
+                parts = parts[0], buffers
+            return parts
         except BaseException as error:
             if own is not None and not isinstance(error, Exception):
                 raise  # it is the caller whom Ctrl-C meets
@@ -231,9 +238,17 @@ class Dispatch:
 
     def _requeue(self, tasks: list[Task]) -> None:
         """Put tasks that have not begun back to the front of the queue. The lock is held."""
+        self._let_go(tasks)
         for task in reversed(tasks):
-            _unstart(task.future)
+            unstart(task.future)
             self.queue.appendleft(task)
+
+    def _let_go(self, tasks: Iterable[Task]) -> None:
+        """Give back the blocks of tasks that no worker has, or needs any more. The lock is held."""
+        for task in tasks:
+            if task.blocks and self._arena is not None:
+                blocks, task.blocks = task.blocks, []
+                self._arena.release(blocks)
 
     def _settle(self, worker: Handle) -> None:
         """Note whether a worker is idle now. The lock is held."""
@@ -265,6 +280,8 @@ class Dispatch:
             worker.since = time.monotonic()
             worker.moving = True
             self._pace.learn(seconds)
+            if task is not None and task.blocks:
+                self._let_go((task,))
             if not worker.tasks:  # else it is as busy as it was
                 self._settle(worker)
             return task
@@ -280,6 +297,7 @@ class Dispatch:
         with self.lock:
             failed = list(worker.tasks.values())
             worker.tasks.clear()
+            self._let_go(failed)
             if not failed and worker.unbegun:
                 first = worker.unbegun[0]
                 first.deaths += 1
@@ -348,19 +366,17 @@ class Dispatch:
 
     def end_used_up(self) -> None:
         """End the workers that have done ``max_tasks_per_child`` tasks."""
-        if self._terms.max_tasks_per_child is None:
-            return
-        with self.lock:
-            for worker in self.workers:
-                if self._used_up(worker) and not worker.tasks and worker.claimed is None:
-                    worker.end()
+        if self._terms.max_tasks_per_child is not None:
+            with self.lock:
+                for worker in self.workers:
+                    if self._used_up(worker) and not worker.tasks and worker.claimed is None:
+                        worker.end()
 
     def next_check(self) -> float | None:
         """Return when to look again for tasks that wait behind a long one, of ``time.monotonic``."""
         with self.lock:
-            if not self._spare():
-                return None
-            return min((worker.since + STUCK for worker in self.workers if self._holds_back(worker)), default=None)
+            holders = self.workers if self._spare() else ()
+            return min((worker.since + STUCK for worker in holders if self._holds_back(worker)), default=None)
 
     def missing(self) -> int:
         """Return how many workers should be started for what is queued."""
@@ -382,11 +398,3 @@ class Dispatch:
 
     def _holds_back(self, worker: Handle) -> bool:
         return len(worker.tasks) > 1 and not worker.dropping and worker.claimed is None
-
-
-def _unstart(future: Future[Any]) -> None:
-    """Make a future pending again: its task was on its way to a worker, and is not any more."""
-    # A pool may; `Future` has no word for it. In one step, and without the future's lock: `wait` may hold that one
-    # while a signal handler waits for the pool's.
-    if future._state == "RUNNING":
-        future._state = "PENDING"

@@ -22,6 +22,8 @@ from functools import partial
 from typing import Any, Final
 
 from unirun.backends.pipes import forks, protocol
+from unirun.backends.pipes.arena import Block, Memo
+from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.worker import Orders, work
 from unirun.backends.repairs import close_leaked_pipes, is_stray, kill
 
@@ -38,15 +40,21 @@ _PATIENCE: Final = 1.0
 class Task:
     """A call that was submitted, and its future."""
 
-    __slots__ = ("args", "deaths", "fn", "future", "kwargs")
+    __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo")
 
-    def __init__(self, future: Future[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, future: Future[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memo: Memo | None = None
+    ) -> None:
         self.future: Future[Any] = future
         self.fn: Any = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
         #: Workers that died while this task was the next one for them.
         self.deaths: int = 0
+        #: What it may share with other tasks.
+        self.memo: Memo | None = memo
+        #: Where its large buffers are, while it is on its way to a worker or running.
+        self.blocks: list[Block] = []
 
 
 class Handle:
@@ -105,7 +113,8 @@ class Handle:
             self.fd: int = self._pipe.fileno()
             _ensure_helpers(context)
             self.process = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
-            with forks.starting(theirs, self._tokens), _allowed_to_have_children(), _uninterrupted():
+            kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
+            with forks.starting(*kept), _allowed_to_have_children(), _uninterrupted():
                 self.process.start()
         except BaseException as error:
             close_leaked_pipes(error)
@@ -123,7 +132,7 @@ class Handle:
         """Whether something waits to be written."""
         return bool(self._out)
 
-    def give(self, tasks: list[tuple[Task, tuple[list[bytes], list[memoryview]]]]) -> None:
+    def give(self, tasks: list[tuple[Task, Parts]]) -> None:
         """Put tasks, and what ``dump`` made of them, on their way; ``flush`` sends them."""
         pieces: list[bytes | memoryview] = []
         small: list[bytes] = []

@@ -7,12 +7,14 @@ forgotten; the exit of the interpreter shuts it down and waits for it. It ends e
 from __future__ import annotations
 
 import select
+import sys
 import threading
 import time
 import weakref
 from typing import Any, Final
 
-from unirun.backends.pipes import answers, exits, protocol
+from unirun.backends.pipes import answers, exits, forks, protocol
+from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Handle, Task
@@ -52,8 +54,11 @@ class Manager:
         self._orders = orders
         self._terms = terms
         self._bell = bell
+        self._arena = _make_arena(bell)
+        if self._arena is not None:
+            self._orders = orders._replace(shared=self._arena.shared)
         #: The queue and the workers.
-        self.dispatch: Dispatch = Dispatch(terms, bell, workers)
+        self.dispatch: Dispatch = Dispatch(terms, bell, workers, self._arena)
         #: The processes of the workers by their ids. Only read by other threads, and copied by ``copy``, one step.
         self.processes: dict[int, Any] = {}
         # Set by any thread, read by the manager's; each by one assignment.
@@ -106,7 +111,7 @@ class Manager:
             worker.bury()
         self.dispatch.workers.clear()
         self.processes.clear()
-        self._bell.silence()
+        self._close()
 
     def _hire(self, count: int) -> None:
         """Start some workers; fewer are as good, unless there is none."""
@@ -192,7 +197,12 @@ class Manager:
             raise
         finally:
             exits.discard(self)
-            self._bell.silence()
+            self._close()
+
+    def _close(self) -> None:
+        self._bell.silence()
+        if self._arena is not None:
+            forks.close(self._arena)
 
     def _turn(self) -> None:
         """Wait for something to happen, and see to it."""
@@ -223,10 +233,14 @@ class Manager:
             due.append(check)
         if self._terms.task_timeout is not None:
             due += [worker.since + self._terms.task_timeout for worker in self.dispatch.workers if worker.tasks]
+        if self._arena is not None and self._arena.due is not None:
+            due.append(self._arena.due)
         return max(0.0, (min(due) - time.monotonic()) * 1000 + 0.5) if due else None
 
     def _check_time(self) -> None:
-        """Kill the workers whose time is up."""
+        """Kill the workers whose time is up, and give back memory that is not used."""
+        if self._arena is not None and self._arena.due is not None:
+            self._arena.tidy()
         limit = self._terms.task_timeout
         if limit is None and self._kill_at is None:
             return
@@ -357,3 +371,17 @@ class Manager:
         why = self.dispatch.broken or "the pool was ended before the task could begin"
         for task in self.dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool(why))
+
+
+def _make_arena(bell: Bell) -> Arena | None:
+    """Return memory for large buffers, or ``None`` where this host has none.
+
+    Nor with PyPy, whose workers would hold a mapping, and its descriptor, until some later collection.
+    """
+    if sys.implementation.name != "cpython":
+        return None
+    try:
+        arena, _ = forks.made(lambda: ((made := Arena(bell.ring)), made.shared))
+    except (AttributeError, OSError):
+        return None
+    return arena  # type: ignore[no-any-return]

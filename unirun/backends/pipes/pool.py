@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from unirun.backends.chunks import ChunkingExecutor
+from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Task
@@ -64,6 +65,13 @@ class PipePool(ChunkingExecutor):
         future = PipeFuture()
         future._dispatch = self._manager.dispatch
         self._manager.submit(Task(future, fn, args, kwargs))
+        return future
+
+    def submit_sharing(self, memo: Memo, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Submit a task that may share large buffers with others of the same ``memo``: each object is sent once."""
+        future = PipeFuture()
+        future._dispatch = self._manager.dispatch
+        self._manager.submit(Task(future, fn, args, {}, memo))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -1,10 +1,11 @@
 """What parent and worker of the pipes backend say to each other, as bytes: framing and pickling, and nothing else.
 
-A frame is a header, the lengths of its buffers, the pickled data and the buffers:
+A frame is a header, the lengths and places of its buffers, the pickled data and the buffers that are placed nowhere
+else:
 
-    ┌───────┬──────┬─────────┬────────┬─────────┬────────┬───────────┬──────┬─────────┐
-    │ magic │ kind │ buffers │ serial │ seconds │ length │ lengths … │ data │ buffers │
-    └───────┴──────┴─────────┴────────┴─────────┴────────┴───────────┴──────┴─────────┘
+    ┌───────┬──────┬─────────┬────────┬─────────┬────────┬─────────────────────┬──────┬─────────┐
+    │ magic │ kind │ buffers │ serial │ seconds │ length │ lengths and places… │ data │ buffers │
+    └───────┴──────┴─────────┴────────┴─────────┴────────┴─────────────────────┴──────┴─────────┘
 
 Guarantees:
     A ``Reader`` yields exactly the frames that were written, however the bytes were cut on their way.
@@ -21,7 +22,7 @@ import copyreg
 import pickle
 import struct
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 __all__ = [
@@ -37,12 +38,14 @@ __all__ = [
     "TASK",
     "UNINITIALIZED",
     "Frame",
+    "Placed",
     "ProtocolError",
     "Reader",
     "dump",
     "frame",
     "is_simple",
     "load",
+    "size",
 ]
 
 # From the parent:
@@ -76,6 +79,18 @@ class ProtocolError(Exception):
     """The bytes received are no message: the other side is no worker of ours, or something wrote into its pipe."""
 
 
+class Placed(NamedTuple):
+    """A buffer that is in memory which both sides have; see ``arena``.
+
+    Attributes:
+        offset: Where it begins.
+        length: Its bytes.
+    """
+
+    offset: int
+    length: int
+
+
 class Frame(NamedTuple):
     """One message.
 
@@ -84,14 +99,14 @@ class Frame(NamedTuple):
         serial: The task that it is about.
         seconds: How long that task took, in a result.
         data: The pickled data; valid until the reader is asked for room again.
-        buffers: The buffers that the pickle refers to. They belong to the receiver.
+        buffers: The buffers that the pickle refers to. They belong to the receiver; it fetches what is placed.
     """
 
     kind: int
     serial: int
     seconds: float
     data: memoryview | bytearray
-    buffers: tuple[bytearray, ...]
+    buffers: tuple[bytearray | Placed, ...]
 
 
 class _Chunks(list[bytes]):
@@ -156,19 +171,32 @@ def dump(value: object, pickler: type[pickle.Pickler] = _Pickler) -> tuple[list[
     return chunks, buffers
 
 
-def load(message: Frame) -> Any:
+def size(parts: tuple[list[bytes], Sequence[memoryview | Placed]]) -> int:
+    """Return the bytes of what ``dump`` returned, wherever they are."""
+    chunks, buffers = parts
+    pickled = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
+    if not buffers:
+        return pickled
+    return pickled + sum(each.length if isinstance(each, Placed) else each.nbytes for each in buffers)
+
+
+def load(message: Frame, buffers: Iterable[Any] | None = None) -> Any:
     """Unpickle what a frame carries.
+
+    Args:
+        message: The frame.
+        buffers: Its buffers, where some of them were placed and have been fetched.
 
     Raises:
         Exception: What unpickling raises.
     """
-    return pickle.loads(message.data, buffers=message.buffers)
+    return pickle.loads(message.data, buffers=message.buffers if buffers is None else buffers)
 
 
 def frame(
     kind: int,
     serial: int = 0,
-    parts: tuple[list[bytes], list[memoryview]] = ([], []),
+    parts: tuple[list[bytes], Sequence[memoryview | Placed]] = ([], []),
     *,
     seconds: float = 0.0,
 ) -> list[bytes | memoryview]:
@@ -177,7 +205,7 @@ def frame(
     Args:
         kind: One of the kinds of this module.
         serial: The task that it is about.
-        parts: What ``dump`` returned.
+        parts: What ``dump`` returned; buffers may have been placed.
         seconds: How long that task took.
     """
     chunks, buffers = parts
@@ -185,9 +213,15 @@ def frame(
     header = _HEADER.pack(_MAGIC, kind, len(buffers), serial, seconds, length)
     if not buffers and length < _OUT_OF_BAND:
         return [header + b"".join(chunks)]
-    if buffers:
-        header += struct.pack(f"<{len(buffers)}Q", *[buffer.nbytes for buffer in buffers])
-    return [header, *chunks, *buffers]
+    inline: list[memoryview] = []
+    table: list[int] = []
+    for buffer in buffers:
+        if isinstance(buffer, Placed):
+            table += buffer.length, buffer.offset + 1
+        else:
+            table += buffer.nbytes, 0
+            inline.append(buffer)
+    return [header + struct.pack(f"<{len(table)}Q", *table), *chunks, *inline]
 
 
 class Reader:
@@ -199,6 +233,7 @@ class Reader:
         # The frame that is being received, part by part, where it is too large for the buffer:
         self._header: tuple[int, int, float] | None = None
         self._parts: list[bytearray] = []
+        self._places: list[Placed | None] = []  # of its buffers; None for those that are among the parts
         self._part = 0  # the one that is being filled,
         self._filled = 0  # so far
 
@@ -243,8 +278,9 @@ class Reader:
             yield self._take(self._header)  # of which nothing is kept here: it may be large
 
     def _take(self, header: tuple[int, int, float]) -> Frame:
-        parts, self._header, self._parts = self._parts, None, []
-        return Frame(*header, parts[0], tuple(parts[1:]))
+        parts, self._header, self._parts = iter(self._parts), None, []
+        data = next(parts)
+        return Frame(*header, data, tuple(next(parts) if place is None else place for place in self._places))
 
     def _next_small(self) -> Frame | None:
         """Return the next frame, if all of it is in the buffer; begin to receive it in parts, if it is a large one."""
@@ -259,10 +295,13 @@ class Reader:
                 return None
             self._start = begin + length
             return Frame(kind, serial, seconds, self._buffer[begin : self._start], ())
-        if begin + 8 * count > self._end:
+        if begin + 16 * count > self._end:
             return None
-        lengths = (length, *struct.unpack_from(f"<{count}Q", self._buffer, begin))
-        self._start = begin + 8 * count
+        table = struct.unpack_from(f"<{2 * count}Q", self._buffer, begin)
+        self._start = begin + 16 * count
+        pairs = list(zip(table[::2], table[1::2], strict=True))
+        self._places = [Placed(place - 1, size) if place else None for size, place in pairs]
+        lengths = [length, *(size for size, place in pairs if not place)]
         try:
             self._parts = [bytearray(each) for each in lengths]
         except OverflowError as error:

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from unirun.backends.chunks import ChunkingExecutor
+from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.pool import PipePool
 from unirun.fresh import Birth
 from unirun.refusal import Failure
@@ -152,12 +153,19 @@ class Loan(ChunkingExecutor):
         return self._pool.processes
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._submit(self._pool.submit, fn, *args, **kwargs)
+
+    def submit_sharing(self, memo: Memo, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Submit a task that may share large buffers with others of the same ``memo``: each object is sent once."""
+        return self._submit(self._pool.submit_sharing, memo, fn, *args)
+
+    def _submit(self, submit: Callable[..., Future[Any]], /, *args: Any, **kwargs: Any) -> Future[Any]:
         with self._changed:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._open += 1
         try:
-            future = self._pool.submit(fn, *args, **kwargs)
+            future = submit(*args, **kwargs)
         except BaseException:
             self._one_less()
             raise

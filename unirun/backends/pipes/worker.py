@@ -22,9 +22,11 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from unirun.backends.pipes import forks, protocol
+from unirun.backends.pipes.arena import Shared, keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,11 +75,13 @@ class Orders(NamedTuple):
         log_level: Send log records from this level on to the parent; ``None`` to leave logging alone.
         user: The initializer. Called after ready.
         initializes: Whether there is one.
+        shared: The memory where large buffers are; ``None`` where there is none.
     """
 
     log_level: int | None
     user: User
     initializes: bool
+    shared: Shared | None = None
 
 
 def work(pipe: Any, tokens: Any, orders: Orders) -> None:
@@ -88,10 +92,10 @@ def work(pipe: Any, tokens: Any, orders: Orders) -> None:
         tokens: The pipe from which the tokens are read.
         orders: What else it has to know.
     """
-    forks.close_in_children(pipe, tokens)
+    forks.close_in_children(pipe, tokens, *(() if orders.shared is None else (orders.shared,)))
     _die_with_parent()
     signal.set_wakeup_fd(-1)  # the parent's event loop would take this worker's signals for its own
-    worker = _Worker(pipe.fileno(), tokens.fileno())
+    worker = _Worker(pipe.fileno(), tokens.fileno(), orders.shared)
     forks.on_fork(worker.disown)
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), _Worker):
@@ -106,7 +110,8 @@ def work(pipe: Any, tokens: Any, orders: Orders) -> None:
 
 
 class _Worker:
-    def __init__(self, pipe: int, tokens: int) -> None:
+    def __init__(self, pipe: int, tokens: int, shared: Shared | None) -> None:
+        self._shared = shared
         self._pipe = pipe
         self._tokens = tokens
         # Guards the writing end: a frame of a task's own threads (standard error, logging) must not cut another one.
@@ -169,13 +174,19 @@ class _Worker:
 
     def _run_task(self, message: Frame) -> None:
         serial, begin = message.serial, time.perf_counter()
+        mappings: list[weakref.ref[Any]] = []
         try:
-            fn, args, kwargs = protocol.load(message)
+            buffers: Any = message.buffers
+            if buffers and self._shared is not None:
+                buffers, mappings = self._shared.fetch(buffers)
+            fn, args, kwargs = protocol.load(message, buffers)
+        except protocol.ProtocolError:
+            raise
         except BaseException as error:
             self._interruptible = False
             answer = _answer_unloadable(error)
         else:
-            del message  # its buffers are the arguments' now, and go with them
+            del message, buffers  # these are the arguments' now, and go with them
             try:
                 value = fn(*args, **kwargs)
                 self._interruptible = False  # until it waits for a message again: a frame is written whole
@@ -189,6 +200,8 @@ class _Worker:
                     answer = _answer_error(error)
                 del value
             del fn, args, kwargs
+        if mappings:  # before the parent hears that the task is done
+            keep(mappings)
         kind, parts = answer
         self._send(protocol.frame(kind, serial, parts, seconds=time.perf_counter() - begin))
         self._interruptible = True

@@ -1,0 +1,359 @@
+"""Arena: memory that a pool's parent and its workers share, for large buffers on their way to a worker.
+
+     parent                           memory without a name                     worker
+    ┌────────────┐  copied once  ┌───────┬───────┬───────────────┐  mapped   ┌───────────────┐
+    │ NumPy array├──────────────►│ block │ block │ (not in use)  ├──────────►│ a private copy│
+    └────────────┘               └───────┴───────┴───────────────┘           └───────────────┘
+
+A task's frame says where its buffers are. The worker maps them privately: what it writes goes to pages of its own.
+
+Guarantees:
+    No semaphore, no name in ``/dev/shm``, no resource tracker: the kernel frees the memory when the last process of the
+    pool is gone, however they end.
+    A block belongs to its task until a worker has answered or is dead, and the worker answers only when it does not
+    need the block any more. Then it is used again, and given back after ``_LINGER`` seconds without anything to do.
+    Where there is no such memory, or not enough, buffers travel through the pipe.
+
+Does not promise:
+    That a process which a task forks, and which outlives it, has the task's arguments unchanged.
+    That two tasks with the same array share a block, except within one call of ``map``, by its ``Memo``: a program may
+    change an array between two calls of ``submit``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from unirun.backends.pipes import forks
+from unirun.backends.pipes.protocol import Placed, ProtocolError
+
+__all__ = ["Arena", "Block", "Memo", "Shared", "keep"]
+
+#: Bytes of a buffer from which a mapping in the worker costs less than the way through the pipe.
+SMALLEST: Final = 1 << 18
+#: Seconds for which unused blocks are kept: pages that are there already are filled ten times as fast as new ones, and
+#: programs compute in bursts.
+_LINGER: Final = 2.0
+#: Bytes of unused blocks that are kept at most.
+_KEPT: Final = 1 << 26
+#: Blocks at most: each has a mapping here, and before Python 3.13 a descriptor.
+_BLOCKS: Final = 32
+#: Objects of which a map remembers that they were sent: the newest.
+_REMEMBERED: Final = 4
+
+
+class Block:
+    """A part of the arena. Guarded by the arena's lock."""
+
+    __slots__ = ("memory", "offset", "size", "users")
+
+    def __init__(self, offset: int, size: int) -> None:
+        self.offset = offset
+        self.size = size
+        #: Where it is mapped here, from its second use on.
+        self.memory: mmap.mmap | None = None
+        self.users = 1
+
+
+class Memo:
+    """The objects that one call of ``map`` has sent and where they are, so that each is sent once.
+
+    It holds the objects, so their ids stay their own, and their blocks, until it is closed.
+    """
+
+    def __init__(self) -> None:
+        self.sent: dict[tuple[int, int], tuple[object, Block]] = {}
+        self._arena: Arena | None = None
+
+    def of(self, arena: Arena) -> Memo:
+        """Return it, for the arena in which its blocks are."""
+        self._arena = arena
+        return self
+
+    def close(self) -> None:
+        """Let go of all."""
+        if self._arena is not None:
+            self._arena.forget(self)
+
+
+class Arena:
+    """The parent's side.
+
+    Args:
+        ring: Wakes whoever calls ``tidy``.
+
+    Raises:
+        OSError: There is no such memory on this host.
+        AttributeError: Nor on this platform.
+    """
+
+    def __init__(self, ring: Callable[[], object]) -> None:
+        #: The descriptor, for the workers.
+        self.shared: Shared = Shared(os.memfd_create("unirun", os.MFD_CLOEXEC))
+        self._ring = ring
+        self._owner = os.getpid()
+        # Guards all below, and the users of blocks; never held while something is copied. Reentrant: the collector may
+        # close a memo in a thread that holds it.
+        self._lock = threading.RLock()
+        self._end = 0
+        self._used: set[Block] = set()
+        self._free: list[Block] = []
+        self._idle_since: float | None = None
+        self._closed = False
+        self._copying = 0  # threads that are writing into blocks, which must not be closed under them
+
+    def place(
+        self, buffers: Iterable[memoryview | Placed], memo: Memo | None
+    ) -> tuple[list[memoryview | Placed], list[Block]]:
+        """Copy what is large into blocks, as long as there is room.
+
+        Returns:
+            The buffers, with the places of those that were copied, and the blocks to release when they are not needed.
+        """
+        placed: list[memoryview | Placed] = []
+        blocks: list[Block] = []
+        try:
+            for view in buffers:
+                if isinstance(view, Placed) or view.nbytes < SMALLEST or (block := self._block(view, memo)) is None:
+                    placed.append(view)
+                else:
+                    blocks.append(block)
+                    placed.append(Placed(block.offset, view.nbytes))
+        except BaseException:  # Ctrl-C
+            self.release(blocks)
+            raise
+        return placed, blocks
+
+    def _block(self, view: memoryview, memo: Memo | None) -> Block | None:
+        key = id(view.obj), view.nbytes
+        with self._lock:
+            if memo is not None and (known := memo.sent.get(key)) is not None:
+                known[1].users += 1
+                return known[1]
+            block = self._allocate(view.nbytes)
+            if block is None:
+                return None
+            self._copying += 1
+        try:
+            self._fill(block, view)
+        except OSError:  # out of memory or address space, or beyond RLIMIT_FSIZE
+            self.release([block])
+            return None
+        except BaseException:  # Ctrl-C
+            self.release([block])
+            raise
+        finally:
+            with self._lock:
+                self._copying -= 1
+                if self._closed and not self._copying:
+                    self._close()
+        if memo is not None:
+            with self._lock:
+                block.users += 1
+                memo.of(self).sent[key] = view.obj, block
+                oldest = next(iter(memo.sent)) if len(memo.sent) > _REMEMBERED else None
+                forgotten = memo.sent.pop(oldest) if oldest is not None else None
+                if forgotten is not None:
+                    self.release([forgotten[1]])
+        return block
+
+    def _fill(self, block: Block, view: memoryview) -> None:
+        """Copy a buffer into a block, which nobody else has."""
+        if block.memory is not None:
+            block.memory[: view.nbytes] = view  # of bytes, as it is raw
+            return
+        # Into new memory by a write, which need not clear it before.
+        written = 0
+        while written < view.nbytes:
+            written += os.pwrite(self.shared.fd, view[written:], block.offset + written)
+
+    def _allocate(self, length: int) -> Block | None:
+        """Return a block with room for so many bytes, if there is one. The lock is held."""
+        if self._closed or len(self._used) >= _BLOCKS:
+            return None
+        for block in self._free:
+            if length <= block.size <= 2 * length:
+                self._free.remove(block)
+                block.users = 1
+                self._used.add(block)
+                if block.memory is None:
+                    try:
+                        block.memory = self._mapped(block)
+                    except (OSError, ValueError):
+                        pass  # no descriptor is left: it is written to again
+                return block
+        size = -(-length // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        try:
+            os.ftruncate(self.shared.fd, self._end + size)
+        except OSError:  # beyond RLIMIT_FSIZE
+            return None
+        block = Block(self._end, size)
+        self._end += size
+        self._used.add(block)
+        return block
+
+    def release(self, blocks: Iterable[Block]) -> None:
+        """Say that a task does not need its blocks any more."""
+        quiet = False
+        with self._lock:
+            for block in blocks:
+                block.users -= 1
+                if not block.users and block in self._used:
+                    self._used.remove(block)
+                    self._free.append(block)
+                    if sum(free.size for free in self._free) > _KEPT:
+                        self._give_back(self._free.pop(0))
+            if not self._used and self._free and self._idle_since is None:
+                self._idle_since = time.monotonic()
+                quiet = True
+            elif self._used:
+                self._idle_since = None
+        if quiet:
+            self._ring()
+
+    def forget(self, memo: Memo) -> None:
+        """Let go of what a memo holds."""
+        with self._lock:
+            blocks = [block for _, block in memo.sent.values()]
+            memo.sent.clear()
+            self.release(blocks)
+
+    @property
+    def due(self) -> float | None:
+        """When ``tidy`` should be called, of ``time.monotonic``."""
+        since = self._idle_since
+        return None if since is None else since + _LINGER
+
+    def tidy(self) -> None:
+        """Give back the memory of unused blocks, if nothing was done for a while."""
+        with self._lock:
+            if self._idle_since is None or self._used or time.monotonic() < self._idle_since + _LINGER:
+                return
+            self._idle_since = None
+            for block in self._free:
+                self._give_back(block)
+            self._free.clear()
+            # The file stays as long as it is: a worker may have pages of its own in a mapping beyond a new end, and
+            # would lose them. What was given back takes no memory.
+            self._end = 0
+
+    def _mapped(self, block: Block) -> mmap.mmap:
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        return mmap.mmap(self.shared.fd, block.size, flags=flags, offset=block.offset)
+
+    def _give_back(self, block: Block) -> None:
+        try:
+            memory = block.memory or mmap.mmap(self.shared.fd, block.size, offset=block.offset)
+            memory.madvise(mmap.MADV_REMOVE)
+            memory.close()
+        except (OSError, ValueError):
+            pass  # no descriptor is left: what comes to lie there, or the end of the pool, will use the memory
+
+    @property
+    def in_use(self) -> int:
+        """Blocks that belong to tasks or memos now."""
+        return len(self._used)
+
+    def close(self) -> None:
+        """Give everything back: there are no workers any more.
+
+        In a forked child, where it is the parent's, and another thread may have left the lock held: let go of blocks.
+        """
+        if os.getpid() != self._owner:
+            for block in (*self._used, *self._free):
+                if block.memory is not None:
+                    block.memory.close()
+            return
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if not self._copying:
+                    self._close()
+
+    def _close(self) -> None:
+        for block in (*self._used, *self._free):
+            if block.memory is not None:
+                block.memory.close()
+        self._used.clear()
+        self._free.clear()
+        self._idle_since = None
+        forks.close(self.shared)
+
+
+class Shared:
+    """The worker's side: passed to it when it is started.
+
+    Args:
+        fd: The descriptor of the arena, which fork hands on and the other start methods are told to.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        from multiprocessing.reduction import DupFd
+
+        return _received, (DupFd(self.fd),)
+
+    def close(self) -> None:
+        """Let go of it, in a child that a task forks."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def fetch(self, buffers: Iterable[bytearray | Placed]) -> tuple[list[Any], list[weakref.ref[mmap.mmap]]]:
+        """Return buffers with what was placed, and references to the mappings among them.
+
+        Raises:
+            ProtocolError: They are not in the arena.
+        """
+        fetched: list[Any] = []
+        mappings: list[weakref.ref[mmap.mmap]] = []
+        for buffer in buffers:
+            if not isinstance(buffer, Placed):
+                fetched.append(buffer)
+                continue
+            try:
+                memory = _map(self.fd, buffer.length or -1, buffer.offset)  # 0 would mean the whole file
+            except OSError:  # no descriptor or no address space is left
+                copy = bytearray(buffer.length)
+                if os.preadv(self.fd, [copy], buffer.offset) != buffer.length:
+                    raise ProtocolError(f"there is nothing at {buffer}") from None
+                fetched.append(copy)
+            except (ValueError, OverflowError) as error:
+                raise ProtocolError(f"there is nothing at {buffer}: {error}") from None
+            else:
+                fetched.append(memory)
+                mappings.append(weakref.ref(memory))
+                del memory
+        return fetched, mappings
+
+
+def _map(fd: int, length: int, offset: int) -> mmap.mmap:
+    """Map a part of a file so that what is written to it stays here."""
+    more: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # else each holds a descriptor
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE, prot=protection, offset=offset, **more)
+
+
+def keep(mappings: Iterable[weakref.ref[mmap.mmap]]) -> None:
+    """Make private what a task has kept, or returns: the parent will use its block for something else.
+
+    A page is private from the first write on; see mmap(2). So each is written to, and stays what it is.
+    """
+    for reference in mappings:
+        memory = reference()
+        if memory is not None:
+            for place in range(0, len(memory), mmap.PAGESIZE):
+                memory[place] = memory[place]
+
+
+def _received(fd: Any) -> Shared:
+    return Shared(fd.detach())
