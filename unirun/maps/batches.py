@@ -14,11 +14,12 @@ from typing import Any, Final
 from unirun.backends import batch as worker
 from unirun.maps import exits
 from unirun.maps.pace import Pace
-from unirun.maps.parcels import Parcels
+from unirun.maps.parcels import Parcel, Parcels
 from unirun.maps.results import Results, one_by_one
 
 __all__ = ["Batches"]
 
+_SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
 #: Seconds after which a worker begins no further item of a batch.
 _LIMIT: Final = 0.01
 #: Batches on their way for each worker: one that runs and one that waits for it.
@@ -79,15 +80,16 @@ class Batches:
         self._parcels = Parcels(fn, self._spread)
         self._source: Iterator[Any] = zip(*iterables, strict=False) if self._spread else iter(iterables[0])
         self._finite = all(hasattr(each, "__len__") for each in iterables)
-        self._whole: Sequence[Any] | None = None
-        if not self._spread and type(iterables[0]) in (list, tuple, range):
-            self._whole = iterables[0][:]  # type: ignore[index]
+        first: Any = iterables[0] if iterables else ()
+        self._whole: Sequence[Any] | None = first[:] if len(iterables) == 1 and type(first) in _SEQUENCES else None
         self._workers = workers
         self._ahead = _AHEAD * workers
         self._size = size
         self._window = window
         self._end = None if timeout is None else time.monotonic() + timeout
         self._ended = ended
+        # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
+        self._taking = threading.RLock()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
         # a signal handler may submit in the course of anything.
         self._changed = threading.Condition(threading.RLock())
@@ -123,8 +125,7 @@ class Batches:
             if self._error is not None:
                 raise self._error
         finally:
-            if self._window is None:
-                self._read = True
+            self._read = self._read or self._window is None
             self._pump()
             self._settle()
         return Results.of(self._results())
@@ -191,9 +192,11 @@ class Batches:
     # Taking items, in the thread of whoever asks for results.
 
     def _take_all(self) -> None:
-        if self._finite and not self._read:
-            self._add(self._whole if self._whole is not None and not self._taken else list(self._source))
+        if self._whole is not None and not self._taken:
+            self._add(self._whole)
             self._read = True
+        elif self._finite and not self._read:
+            self._take(None)
         count = 1
         while not self._read and self._error is None:
             begin = time.monotonic()
@@ -218,15 +221,15 @@ class Batches:
             self._pump()
         self._settle()
 
-    def _take(self, count: int) -> None:
-        items: list[Any] = []
-        try:
-            for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
-                items.append(item)  # noqa: PERF402
-        finally:
-            self._add(items)
-        if len(items) < count:
-            self._read = True
+    def _take(self, count: int | None) -> None:
+        with self._taking:
+            items: list[Any] = []
+            try:
+                for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
+                    items.append(item)  # noqa: PERF402
+            finally:
+                self._add(items)
+            self._read = self._read or count is None or len(items) < count
 
     def _add(self, items: Sequence[Any]) -> None:
         with self._changed:
@@ -257,7 +260,7 @@ class Batches:
 
     def _cut(self) -> _Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
-        most = self._ahead if self._pace.known else self._workers
+        most = self._ahead if self._pace.known or self._size is not None else self._workers
         if not self._unsent or (self._open >= most and not self._flushing):
             return None
         first, items, sent = self._unsent.popleft()
@@ -281,14 +284,13 @@ class Batches:
     def _send(self, batch: _Batch) -> None:
         """Submit a batch; its first items, where not all of them go into one."""
         try:
-            parcel = None
-            if batch.count > 1:
-                parcel = self._parcels.pack(batch.items)
-                with self._changed:
-                    self._put_back(batch, len(parcel.items))
-            if parcel is None or batch.count == 1:
+            parcel = self._parcels.pack(batch.items) if batch.count > 1 else Parcel(self._fn, batch.items, False, False)
+            with self._changed:
+                self._put_back(batch, len(parcel.items))
+            if batch.count == 1:
                 batch.alone = True
-                future = self._submit(worker.timed, self._fn, *batch.items[0] if self._spread else batch.items)
+                call = (self._fn,) if self._size == 1 else (worker.timed, self._fn)
+                future = self._submit(*call, *batch.items[0] if self._spread else batch.items)
             else:
                 limit = _LIMIT if self._workers > 1 and self._size is None else math.inf
                 future = self._submit(worker.run, *parcel, limit)
@@ -302,7 +304,7 @@ class Batches:
                 raise
             return
         batch.future = future
-        future.add_done_callback(lambda _: self._done(batch))
+        future.add_done_callback(lambda done: self._done(batch, done))
         if self._closed:
             future.cancel()
 
@@ -314,17 +316,15 @@ class Batches:
             self._unsent.appendleft((batch.start + count, rest, 0))
             self._waiting += len(rest)
 
-    def _done(self, batch: _Batch) -> None:
+    def _done(self, batch: _Batch, future: Future[Any]) -> None:
         """Take note of what became of a batch; in a thread of the executor's."""
-        future = batch.future
-        assert future is not None
         with self._changed:
             if future.cancelled():
                 self._stop(CancelledError())
-            elif (error := future.exception()) is None:
+            elif (error := future.exception()) is not None:
+                self._broken |= isinstance(error, BrokenExecutor)
+            elif self._size != 1:
                 self._learn(batch, future.result())
-            else:
-                self._broken = self._broken or isinstance(error, BrokenExecutor)
             batch.items = ()
             batch.done = True
             self._open -= 1
@@ -355,7 +355,7 @@ class Batches:
                 else:
                     held = [future]
                     del future
-                    yield one_by_one(held, alone, self._close)
+                    yield one_by_one(held, alone, self._size == 1, self._close)
         finally:
             self._close()
 

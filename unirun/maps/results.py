@@ -29,17 +29,18 @@ class Results(itertools.chain[Any]):
         self._batches.close()
 
 
-def one_by_one(held: list[Future[Any]], alone: bool, failed: Callable[[], object]) -> Iterator[Any]:
+def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callable[[], object]) -> Iterator[Any]:
     """Yield the results of a batch, without a reference to any that its receiver has.
 
     Args:
         held: The future of the batch, taken out of this list.
         alone: It is that of an item that was sent alone.
+        plain: Its result is the item's, and not ``Timed``.
         failed: Called before an exception is raised.
     """
     try:
         if alone:
-            yield _result(held)
+            yield _result(held, plain)
             return
         done = held.pop().result()
         for place, result in enumerate(done.results):
@@ -50,9 +51,9 @@ def one_by_one(held: list[Future[Any]], alone: bool, failed: Callable[[], object
         raise
 
 
-def _result(held: list[Future[Any]]) -> Any:
+def _result(held: list[Future[Any]], plain: bool) -> Any:
     future = held.pop()
     try:
-        return future.result().value
+        return future.result() if plain else future.result().value
     finally:
         del future  # a failed one's traceback holds this frame

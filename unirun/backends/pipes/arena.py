@@ -55,11 +55,11 @@ class Block:
     __slots__ = ("memory", "offset", "size", "users")
 
     def __init__(self, offset: int, size: int) -> None:
-        self.offset = offset
-        self.size = size
+        self.offset: int = offset
+        self.size: int = size
         #: Where it is mapped here, from its second use on.
         self.memory: mmap.mmap | None = None
-        self.users = 1
+        self.users: int = 1
 
 
 class Memo:
@@ -70,17 +70,14 @@ class Memo:
 
     def __init__(self) -> None:
         self.sent: dict[tuple[int, int], tuple[object, Block]] = {}
-        self._arena: Arena | None = None
-
-    def of(self, arena: Arena) -> Memo:
-        """Return it, for the arena in which its blocks are."""
-        self._arena = arena
-        return self
+        self.arena: Arena | None = None  # in which the blocks are
+        self.closed: bool = False
 
     def close(self) -> None:
         """Let go of all."""
-        if self._arena is not None:
-            self._arena.forget(self)
+        self.closed = True
+        if self.arena is not None:
+            self.arena.forget(self)
 
 
 class Arena:
@@ -156,8 +153,11 @@ class Arena:
                     self._close()
         if memo is not None:
             with self._lock:
+                if memo.closed:
+                    return block
                 block.users += 1
-                memo.of(self).sent[key] = view.obj, block
+                memo.arena = self
+                memo.sent[key] = view.obj, block
                 oldest = next(iter(memo.sent)) if len(memo.sent) > _REMEMBERED else None
                 forgotten = memo.sent.pop(oldest) if oldest is not None else None
                 if forgotten is not None:
@@ -295,7 +295,7 @@ class Shared:
     """
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self.fd: int = fd
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         from multiprocessing.reduction import DupFd
