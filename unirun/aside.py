@@ -1,11 +1,16 @@
 """Who gets the stdlib's own pool from a managed class: callers inside of ``disabled``, and excluded modules."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from unirun import config
 from unirun.caller import caller
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["disabled", "stands_aside"]
 

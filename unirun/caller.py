@@ -1,21 +1,27 @@
 """Whose line asked: the innermost one on the stack that is the user's own, for warnings and traces."""
 
+from __future__ import annotations
+
 import sys
 import warnings
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, Final
 
 __all__ = ["Site", "caller"]
 
 
-@dataclass(frozen=True, slots=True)
 class Site:
     """A line of the user's code, as ``warnings`` wants it. Keeps the module's globals, not the frame."""
 
-    filename: str
-    lineno: int
-    module_globals: dict[str, Any]
+    __slots__ = ("filename", "lineno", "module_globals")
+
+    def __init__(self, filename: str, lineno: int, module_globals: dict[str, Any]) -> None:
+        self.filename = filename
+        self.lineno = lineno
+        self.module_globals = module_globals
 
     def __str__(self) -> str:
         return f"{self.filename}:{self.lineno}"

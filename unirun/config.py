@@ -5,13 +5,21 @@ Precedence, highest first: an argument of the call, the ``RuntimeConfig`` given,
 the environment, the default.
 """
 
+from __future__ import annotations
+
 import os
-from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Final, Literal
 
 from unirun.caller import caller
 from unirun.errors import ConfigError
+from unirun.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, Literal
+
+    Flavor = Literal["auto", "processes", "threads", "interpreters", "none"]
+    CompatMode = Literal["managed", "passthrough"]
 
 __all__ = [
     "RuntimeConfig",
@@ -23,9 +31,6 @@ __all__ = [
     "variables",
 ]
 
-Flavor = Literal["auto", "processes", "threads", "interpreters", "none"]
-CompatMode = Literal["managed", "passthrough"]
-
 #: What a caller may ask for.
 FLAVORS: Final = ("auto", "processes", "threads", "interpreters", "none")
 #: The backends of this version. `interpreters` will join them.
@@ -36,8 +41,7 @@ _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("0", "false", "no", "off")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeConfig:
+class RuntimeConfig(Value):
     """How unirun chooses and runs a backend. Every field left at ``None`` falls to the next source.
 
     Args:
@@ -177,7 +181,7 @@ def configure(config: RuntimeConfig | None = None, /, **changes: Any) -> Runtime
     if config is not None and not isinstance(config, RuntimeConfig):
         raise TypeError(f"configure() takes a RuntimeConfig, not {config!r}")
     before = _configured
-    _configured = replace(config or RuntimeConfig(), **changes)
+    _configured = (config or RuntimeConfig()).replace(**changes)
     return before
 
 
@@ -204,8 +208,8 @@ def _merge(
     """Merge the sources. Remembered, as each task of a cached pool asks; ``variables`` tells a changed environment."""
     sources = (config, configured, _environment(), _DEFAULTS)
     merged: dict[str, Any] = {}
-    for field in fields(RuntimeConfig):
-        merged[field.name] = next((v for s in sources if (v := getattr(s, field.name)) is not None), None)
+    for source in reversed(sources):
+        merged.update((name, value) for name, value in source.as_dict().items() if value is not None)
     for pair in (("force_process", "force_threads"), ("cpu_bound", "io_bound")):
         # The two are one setting: the first source that turns either on decides about both.
         decided = next((s for s in sources if any(getattr(s, name) for name in pair)), _DEFAULTS)

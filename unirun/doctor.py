@@ -8,6 +8,8 @@ Does not promise:
     That another process decides the same: a worker of somebody's pool may be forbidden what this process may do.
 """
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal
@@ -17,7 +19,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from unirun.managed import ManagedExecutor
 from unirun.opening import Opening
 from unirun.pools import open_pool
 from unirun.trace import DecisionTrace
+from unirun.values import Value
 
 __all__ = ["COMPAT", "Report", "Try", "examine"]
 
@@ -48,8 +50,7 @@ _HAS_START_METHODS: Final = ("processes", "pipes")
 _KEPT: Final = 4000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Try:
+class Try(Value):
     """One pool that was really opened, and given two tasks.
 
     Attributes:
@@ -80,8 +81,7 @@ class Try:
         return self.again is not None and self.error is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Value):
     """All that the doctor knows.
 
     Attributes:
@@ -107,11 +107,11 @@ class Report:
         """Return the report as plain values that ``json`` can write."""
         return {
             "unirun": __version__,
-            "facts": asdict(self.facts),
-            "settings": {"variables": self.variables, "in_force": asdict(self.config), "notes": self.notes},
+            "facts": self.facts.as_dict(),
+            "settings": {"variables": self.variables, "in_force": self.config.as_dict(), "notes": self.notes},
             "decisions": {subject: decision.as_dict() for subject, decision in self.decisions.items()},
             "hook": self.hook.as_dict(),
-            "tries": [{**asdict(t), "worked": t.worked, "decision": t.decision.as_dict()} for t in self.tries],
+            "tries": [{**t.as_dict(), "worked": t.worked} for t in self.tries],
         }
 
 

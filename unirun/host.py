@@ -8,21 +8,27 @@ Does not promise:
     That a pool starts. Whether ``fork`` is refused shows only when something is forked.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 import sys
-from dataclasses import dataclass
 from os.path import exists  # as it is now, whatever a program's tests put in its place
-from typing import Final
 
 from unirun import semaphore
-from unirun.refusal import Failure, failure, lasting
+from unirun.refusal import failure, lasting
+from unirun.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from unirun.refusal import Failure
 
 __all__ = ["Host", "forget", "probe", "remember"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Value):
     """The facts of this interpreter and machine.
 
     Attributes:
@@ -57,17 +63,17 @@ class Host:
     main: str
 
 
-@dataclass(slots=True)
 class _Kept:
     """What was found once, by the process that found it: a forked child looks for itself."""
 
-    pid: int
-    #: ``None``: not looked for yet.
-    usable_cpus: int | None = None
-    #: The next two were found.
-    processes: bool = False
-    start_methods: tuple[str, ...] = ()
-    no_processes: Failure | None = None
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        #: ``None``: not looked for yet.
+        self.usable_cpus: int | None = None
+        #: The next two were found.
+        self.processes = False
+        self.start_methods: tuple[str, ...] = ()
+        self.no_processes: Failure | None = None
 
 
 _kept: _Kept | None = None
@@ -118,7 +124,7 @@ def _lasting_facts(processes: bool, cpus: bool) -> _Kept:
     global _kept
     kept = _kept
     if kept is None or kept.pid != os.getpid():
-        _kept = kept = _Kept(pid=os.getpid())
+        _kept = kept = _Kept()
     if cpus and kept.usable_cpus is None:
         kept.usable_cpus = usable_cpus()
     if processes and not kept.processes:

@@ -3,14 +3,21 @@
 No clock, environment, import or probing in here: everything that touches the host sits in the probe and the backends.
 """
 
-import errno
-from dataclasses import dataclass
-from typing import Final
+from __future__ import annotations
 
-from unirun.config import FLAVORS, RuntimeConfig, check_choice
+import errno
+
+from unirun.config import FLAVORS, check_choice
 from unirun.errors import ConfigError
-from unirun.host import Host
 from unirun.refusal import Failure
+from unirun.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from unirun.config import RuntimeConfig
+    from unirun.host import Host
 
 __all__ = ["LADDERS", "Plan", "Request", "decide"]
 
@@ -38,8 +45,7 @@ _MAY_SERVE: Final[dict[str, frozenset[str]]] = {
 _MOST_ON_WINDOWS: Final = 61
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Value):
     """What a caller asks for.
 
     Attributes:
@@ -59,8 +65,7 @@ class Request:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Value):
     """What to try, in which order, and why.
 
     Attributes:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -44,14 +43,13 @@ FRESH_SECONDS: Final = 0.05
 _Key = tuple[str, settings.RuntimeConfig]
 
 
-@dataclass(slots=True)
 class _Lease:
-    pool: ManagedExecutor
-    users: int = 0
-    starting: Future[Any] | None = None
-    idle_since: float = field(default_factory=time.monotonic)
-    birth: Birth | None = None  # of workers that are not forked
-    checked: float = field(default_factory=time.monotonic)
+    def __init__(self, pool: ManagedExecutor, birth: Birth | None) -> None:
+        self.pool = pool
+        self.users = 0
+        self.starting: Future[Any] | None = None
+        self.idle_since = self.checked = time.monotonic()
+        self.birth = birth  # of workers that are not forked
 
 
 # Guards _leases, the counts in them and _reaper; notified when the reaper has to look again.
@@ -161,7 +159,7 @@ def _find(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
     if entry is None:
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
         birth = None if opening.plan.start_method in (None, "fork") else Birth()
-        entry = _leases[key] = _Lease(open_pool(opening), birth=birth)
+        entry = _leases[key] = _Lease(open_pool(opening), birth)
     return key, entry
 
 

@@ -49,9 +49,7 @@ class _Decision:
         short = pool._unirun_short if lower is None else getattr(lower, "short", None)
         if short is None:
             return decision
-        from dataclasses import replace
-
-        return replace(decision, short=short)
+        return decision.replace(short=short)
 
 
 class ManagedExecutor(Executor):

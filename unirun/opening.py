@@ -3,27 +3,36 @@
 Kept apart from the pools themselves, which are the stdlib's classes: an ``Opening`` holds no executor and no task.
 """
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from unirun import config as settings
 from unirun import host, trace
-from unirun.caller import Site, caller
-from unirun.config import RuntimeConfig
+from unirun.caller import caller
 from unirun.errors import BootstrapError, DowngradeError
-from unirun.ladder import Plan, Request, decide
-from unirun.refusal import Failure, Refused, failure, lasting
-from unirun.trace import PROCESSES, DecisionTrace, DowngradeWarning, Listener
+from unirun.ladder import Request, decide
+from unirun.refusal import failure, lasting
+from unirun.trace import PROCESSES, DecisionTrace, DowngradeWarning
+from unirun.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from unirun.caller import Site
+    from unirun.config import RuntimeConfig
+    from unirun.ladder import Plan
+    from unirun.refusal import Failure, Refused
+    from unirun.trace import Listener
 
 __all__ = ["Opening", "PoolSpec", "dropin"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSpec:
+class PoolSpec(Value):
     """What the stdlib's constructors take besides the number of workers; and whether workers may be used again."""
 
     mp_context: Any = None
@@ -31,7 +40,7 @@ class PoolSpec:
     initargs: tuple[Any, ...] = ()
     max_tasks_per_child: int | None = None
     thread_name_prefix: str = ""
-    more: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] | None = None
     reusable: bool = False
 
     def start_method(self) -> str | None:
@@ -128,7 +137,7 @@ class Opening:
         why = failure(rung, refused.stage, refused.error)
         if rung == "processes" and refused.stage in ("import", "construct") and lasting(refused.error):
             host.remember(why)
-        self.decision = replace(self.decision, refused=(*self.decision.refused, why, *self._twins(why, refused.error)))
+        self.decision = self.decision.replace(refused=(*self.decision.refused, why, *self._twins(why, refused.error)))
         self._aim()
         self._check_allowed(refused.error)
 
@@ -143,7 +152,7 @@ class Opening:
         twins = [rung for rung in self._left if rung in PROCESSES]
         self._left = [rung for rung in self._left if rung not in twins]
         message = f"its workers start as those of {why.backend} do"
-        return [replace(why, backend=rung, message=message) for rung in twins]
+        return [why.replace(backend=rung, message=message) for rung in twins]
 
     def settle(self, *, workers: int | None, short: Failure | None = None) -> None:
         """Say that the present rung has started: to the user, if it is a lower one; to all others, ``tell`` will.
@@ -152,7 +161,7 @@ class Opening:
             DowngradeWarning: The user's warning filters make it an error. Nothing was submitted to the rung yet, and
                 the next ``settle`` warns again.
         """
-        self.decision = replace(self.decision, workers=workers, short=short, settled=True)
+        self.decision = self.decision.replace(workers=workers, short=short, settled=True)
         if self.decision.downgraded and self.config.downgrade == "warn" and not self._warned:
             warning = DowngradeWarning(self.decision)
             if self.site is not None:
@@ -188,14 +197,14 @@ class Opening:
         backend = self._left[0] if self._left else None
         method = self.plan.start_method if backend in PROCESSES else None
         workers = None if backend == "inline" else self.plan.workers
-        self.decision = replace(self.decision, backend=backend, start_method=method, workers=workers)
+        self.decision = self.decision.replace(backend=backend, start_method=method, workers=workers)
         trace.remember(self.decision)
 
     def _check_allowed(self, cause: BaseException | None) -> None:
         allowed = self.config.downgrade != "error" or not self.decision.downgraded
         if self._left and allowed and not self.facts.bootstrapping:
             return
-        self.decision = replace(self.decision, backend=None, workers=None, start_method=None, settled=True)
+        self.decision = self.decision.replace(backend=None, workers=None, start_method=None, settled=True)
         if self.facts.bootstrapping:
             self._denied = BootstrapError("; ".join(map(str, self.decision.refused)))
         else:

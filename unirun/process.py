@@ -230,14 +230,15 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         return len(self._unirun_workers()) if self._unirun_short is not None else self._max_workers
 
     def _unirun_semantics(self) -> Semantics:
-        from dataclasses import replace
-
-        return replace(
-            super()._unirun_semantics(),
-            copy=self._unirun_opening.config.isolation == "copy",
-            child=True,
-            pickled_initargs=self._unirun_opening.plan.start_method != "fork",
-            broken=BrokenProcessPool,
+        return (
+            super()
+            ._unirun_semantics()
+            .replace(
+                copy=self._unirun_opening.config.isolation == "copy",
+                child=True,
+                pickled_initargs=self._unirun_opening.plan.start_method != "fork",
+                broken=BrokenProcessPool,
+            )
         )
 
 

@@ -5,20 +5,25 @@ starting a worker and a result when it comes from a task. The table is that of t
 is the behaviour of CPython 3.11 to 3.15 and PyPy on hosts that refuse.
 """
 
+from __future__ import annotations
+
 import errno
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Literal
 
-__all__ = ["Failure", "Refused", "Stage", "failure", "is_refusal", "lasting"]
+from unirun.values import Value
 
-#: import: the module is not there. construct: the pool's own resources. start: its first worker, before any task
-#: can run. bootstrap: a worker ended before it said that it is ready.
-Stage = Literal["import", "construct", "start", "bootstrap"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Final, Literal
+
+    #: import: the module is not there. construct: the pool's own resources. start: its first worker, before any task
+    #: can run. bootstrap: a worker ended before it said that it is ready.
+    Stage = Literal["import", "construct", "start", "bootstrap"]
+
+__all__ = ["Failure", "Refused", "failure", "is_refusal", "lasting"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Value):
     """One rung's refusal, as plain data: it keeps no exception and so no frames alive.
 
     Attributes:

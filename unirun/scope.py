@@ -1,23 +1,28 @@
 """Run: a scope, sync or async, that opens an executor, waits for its tasks at the end and closes it."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from unirun import config as settings
 from unirun import trace as tracing
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.ready import nothing
 from unirun.caller import Site, caller
-from unirun.config import Flavor, RuntimeConfig
+from unirun.config import RuntimeConfig
 from unirun.ladder import Request
 from unirun.managed import starts_slowly
 from unirun.offloop import off_loop, patiently
 from unirun.opening import Opening, PoolSpec
 from unirun.pools import open_pool
 from unirun.trace import DecisionTrace, Listener
+
+if TYPE_CHECKING:
+    from unirun.config import Flavor
 
 __all__ = ["Run"]
 

@@ -83,7 +83,7 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
 
     def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         super(ManagedExecutor, self).__init__(
-            workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **spec.more
+            workers, spec.thread_name_prefix, spec.initializer, spec.initargs, **(spec.more or {})
         )
 
     def _unirun_start_own(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Future[Any], bool]:

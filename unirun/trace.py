@@ -1,15 +1,22 @@
 """What was decided and why: DecisionTrace, who gets to hear of it, and the warning that points home."""
 
+from __future__ import annotations
+
 import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
 
-from unirun.refusal import Failure
+from unirun.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
+
+    from unirun.refusal import Failure
 
 __all__ = [
     "DecisionTrace",
@@ -28,8 +35,7 @@ PROCESSES: Final = frozenset({"processes", "pipes"})
 Listener = Callable[["DecisionTrace"], object]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionTrace:
+class DecisionTrace(Value, uncompared=("where",)):
     """One decision: what was asked, what was tried, what refused and with which error, what was chosen.
 
     The same request with the same settings on the same host gives an equal trace.
@@ -62,7 +68,7 @@ class DecisionTrace:
     short: Failure | None
     reason: str
     settled: bool
-    where: str | None = field(default=None, compare=False)
+    where: str | None = None
 
     @property
     def downgraded(self) -> bool:
@@ -86,7 +92,7 @@ class DecisionTrace:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the decision as plain values that ``json`` can write."""
-        return {**asdict(self), "downgraded": self.downgraded}
+        return {**super().as_dict(), "downgraded": self.downgraded}
 
     def warning(self) -> str:
         """Return the text of the ``DowngradeWarning`` for this decision."""

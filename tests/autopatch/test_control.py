@@ -320,6 +320,33 @@ def test_what_an_idle_hook_imports(companion: Path) -> None:
     )
 
 
+FIRST_POOL = """
+import sys
+import concurrent.futures
+with concurrent.futures.{kind}(1) as pool:
+    assert pool.submit(abs, -3).result() == 3
+print(pool.__class__.__module__, *sys.modules)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ProcessPoolExecutor", "ThreadPoolExecutor"])
+def test_what_a_first_pool_imports(companion: Path, kind: str) -> None:
+    """Our own modules, and next to nothing that the stdlib's pool does not load: a short program pays for each."""
+    code = FIRST_POOL.format(kind=kind)
+    hook = UNDER_HOOK.format(str(companion))
+    plain, hooked = run(code, before=hook, UNIRUN_AUTOPATCH="0"), run(code, before=hook)
+    assert (plain.returncode, plain.stderr, hooked.returncode, hooked.stderr) == (0, "", 0, "")
+    home, *modules = hooked.stdout.split()
+    assert home == f"unirun.{kind.removesuffix('PoolExecutor').lower()}"
+    more = {name for name in set(modules).difference(plain.stdout.split()) if name.partition(".")[0] != "unirun"}
+    assert more <= {
+        *("__future__", "errno", "contextvars", "_contextvars", "_immutables_map"),
+        *("importlib", "importlib._bootstrap", "importlib._bootstrap_external", "_interpreters", "_xxsubinterpreters"),
+        # The rung below a pool of processes.
+        *("concurrent.futures.thread", "queue", "_queue", "heapq", "_heapq", "weakref"),
+    }
+
+
 def test_without_multiprocessing_s_c_module() -> None:
     """Pyodide: before Python 3.13 `concurrent.futures.process` cannot even be imported there."""
     done = run("""

@@ -9,7 +9,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,8 +20,11 @@ from unirun import cli, doctor, host
 from unirun.config import FLAVORS, RuntimeConfig, resolve
 from unirun.host import Host
 from unirun.ladder import Request, decide
-from unirun.refusal import Failure, Stage, failure
+from unirun.refusal import Failure, failure
 from unirun.trace import DecisionTrace
+
+if TYPE_CHECKING:
+    from unirun.refusal import Stage
 
 METHOD = multiprocessing.get_all_start_methods()[0]
 COMMAND = [sys.executable, "-m", "unirun"]
@@ -431,5 +434,5 @@ def test_no_threads_either(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bootstrap", RuntimeError("x"), "no worker got as far as its first task (RuntimeError: x)"),
     ],
 )
-def test_each_refusal_has_its_words(stage: Stage, error: Exception, words: str) -> None:
+def test_each_refusal_has_its_words(stage: "Stage", error: Exception, words: str) -> None:
     assert cli.cause(failure("processes", stage, error)).startswith(words)

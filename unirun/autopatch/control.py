@@ -7,7 +7,6 @@ import os.path
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from unirun.autopatch import hook, substitution
 from unirun.caller import caller
 from unirun.errors import ConfigError
 from unirun.kinship import acknowledge, forget
+from unirun.values import Value
 
 __all__ = ["Handle", "Status", "install", "status", "uninstall"]
 
@@ -29,8 +29,7 @@ _STDLIB: Final = ("concurrent.futures.process", "concurrent.futures.thread")
 _lock = threading.RLock()  # guards the finders on sys.meta_path and what is replaced, against a second install
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Value):
     """Whether the hook is on in this interpreter, and what it did.
 
     Attributes:
@@ -50,10 +49,6 @@ class Status:
     replaced: dict[str, str]
     left: tuple[str, ...]
     errors: dict[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the status as plain values that ``json`` can write."""
-        return asdict(self)
 
 
 class Handle:

@@ -1,14 +1,19 @@
 """The inline backend: tasks run in the calling thread, at the call."""
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 __all__ = ["InlinePool"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class InlinePool(Executor):

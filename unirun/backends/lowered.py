@@ -12,15 +12,21 @@ Does not promise:
     To undo what a task does to the modules of the program, to its environment or to its current directory.
 """
 
+from __future__ import annotations
+
 import logging
-import pickle
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Final
+
+from unirun.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import BrokenExecutor, Future
+    from typing import Any, Final
 
 __all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main"]
 
@@ -28,8 +34,7 @@ __all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main"]
 LOGGER: Final = logging.getLogger("concurrent.futures")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Semantics:
+class Semantics(Value):
     """What the request would have got from its own rung.
 
     Attributes:
@@ -52,7 +57,7 @@ class Semantics:
 class Lowered(Executor):
     """An executor that serves a request from a lower rung."""
 
-    def __init__(self, inner: Executor, state: "LoweredState") -> None:
+    def __init__(self, inner: Executor, state: LoweredState) -> None:
         self._inner = inner
         self._state = state
 
@@ -137,7 +142,7 @@ class LoweredState:
     def _load(self, pickled: bytes, what: str) -> Any:
         """Unpickle; a failure is what ends a worker process or its pool, so it is the pool's error."""
         try:
-            return pickle.loads(pickled)
+            return loads(pickled)
         except KeyboardInterrupt:
             raise  # the user's own, where the task runs inline
         except BaseException as error:
@@ -182,7 +187,7 @@ def _initialization(semantics: Semantics) -> Callable[[], Any]:
             if semantics.pickled_initargs and not isinstance(error, RuntimeError):
                 raise
         else:
-            return lambda: pickle.loads(pickled)
+            return lambda: loads(pickled)
     return lambda: given
 
 
@@ -191,9 +196,18 @@ def dumps(value: object) -> bytes:
     try:
         from multiprocessing.reduction import ForkingPickler
     except ImportError:  # no multiprocessing on this Python
+        import pickle
+
         return pickle.dumps(value)
     # A copy: the view into a BytesIO that it returns crashes Python 3.12 when both are collected in one cycle.
     return bytes(ForkingPickler.dumps(value))
+
+
+def loads(pickled: bytes) -> Any:
+    """Unpickle what ``dumps`` returned."""
+    import pickle  # not with this module: every pool of threads loads that one, and most need no copy
+
+    return pickle.loads(pickled)
 
 
 def mentions_main(*values: object) -> bool:

@@ -1,13 +1,18 @@
 """Where the stdlib's process machinery needs help: what it forgets to close, to kill, or not to ask."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from unirun.refusal import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 __all__ = [
     "close_leaked_pipes",
@@ -42,12 +47,13 @@ def ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
     The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
     """
     import multiprocessing
-    from multiprocessing import resource_tracker
 
     if mp_context is None:
         mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
     if mp_context.get_start_method() == "fork":
         return
+    from multiprocessing import resource_tracker  # which imports much that forking needs nothing of
+
     try:
         resource_tracker.ensure_running()
     except OSError as error:

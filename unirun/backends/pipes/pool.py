@@ -17,7 +17,11 @@ from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
-from unirun.refusal import Failure, Refused, Stage, is_refusal
+from unirun.refusal import Failure, Refused, is_refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unirun.refusal import Stage
 
 __all__ = ["PipePool", "open_pipes"]
 
