@@ -19,9 +19,9 @@ class Site:
     __slots__ = ("filename", "lineno", "module_globals")
 
     def __init__(self, filename: str, lineno: int, module_globals: dict[str, Any]) -> None:
-        self.filename = filename
-        self.lineno = lineno
-        self.module_globals = module_globals
+        self.filename: str = filename
+        self.lineno: int = lineno
+        self.module_globals: dict[str, Any] = module_globals
 
     def __str__(self) -> str:
         return f"{self.filename}:{self.lineno}"
