@@ -55,8 +55,10 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-def touch(path: str) -> None:
+def touch(path: str, seconds: float = 0.0) -> float:
     Path(path).touch()
+    time.sleep(seconds)
+    return seconds
 
 
 def pid_in(method: str, **options: Any) -> int:
@@ -130,14 +132,16 @@ def test_a_scope_that_has_ended_takes_no_work() -> None:
 def test_cancelled_tasks_do_not_run_in_a_later_scope(tmp_path: Path) -> None:
     """They are gone with theirs; what ran is waited for."""
     with scope() as executor:
-        running = executor.submit(nap, 0.2)
+        running = executor.submit(touch, str(tmp_path / "running"), 0.2)
         later = [executor.submit(touch, str(tmp_path / str(number))) for number in range(20)]
+        while not (tmp_path / "running").exists():
+            time.sleep(0.001)
         executor.shutdown(wait=False, cancel_futures=True)
     assert running.result(0) == 0.2
     with scope() as executor:
         assert executor.submit(nap, 0).result(PATIENCE) == 0
     assert all(future.cancelled() for future in later if not future.done() or future.cancelled())
-    assert len(list(tmp_path.iterdir())) == sum(not future.cancelled() for future in later)
+    assert len(list(tmp_path.iterdir())) == 1 + sum(not future.cancelled() for future in later)
     assert any(future.cancelled() for future in later)
     with pytest.raises(CancelledError):
         later[-1].result(0)
