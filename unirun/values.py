@@ -8,11 +8,13 @@ Guarantees:
     ``asdict``, ``is_dataclass``) do with a frozen dataclass they do with a value.
 
 Does not promise:
-    That ``@dataclass`` can derive from a value. A plain subclass can, with fields of its own if it annotates some.
+    That ``@dataclass`` can derive from a value, or that an ABC can, which has another metaclass. A plain subclass can,
+    with fields of its own if it annotates some.
 """
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 
 TYPE_CHECKING = False
@@ -60,12 +62,30 @@ class _AsDataclass:
         return made
 
 
+def _annotations(namespace: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the annotations in a class body, without those of class variables."""
+    found: Mapping[str, Any] = namespace.get("__annotations__", {})
+    if not found and sys.version_info >= (3, 14):
+        # A user's subclass in a module that does not import `annotations` has them in a function.
+        from annotationlib import Format, call_annotate_function, get_annotate_from_class_namespace
+
+        annotate = get_annotate_from_class_namespace(namespace)
+        # As strings: what they name may not be there yet.
+        found = {} if annotate is None else call_annotate_function(annotate, Format.STRING)
+    return {name: annotation for name, annotation in found.items() if not _is_class_variable(annotation)}
+
+
+def _is_class_variable(annotation: object) -> bool:
+    # `ClassVar`, `typing.ClassVar[int]`; as text, for which `typing` need not be loaded.
+    return str(annotation).partition("[")[0].rpartition(".")[2] == "ClassVar"
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class ValueType(type):
     """The class of value classes: makes slots of the annotations in a class, and constructor arguments of those.
 
-    All annotations are fields, in their order. They have to be strings, so a module with value classes imports
-    ``annotations`` from ``__future__``: what is evaluated lazily (Python 3.14) is not there yet when a class is made.
+    All annotations but those with ``ClassVar`` are fields, in their order. A module with value classes imports
+    ``annotations`` from ``__future__``: then nothing has to be evaluated, or loaded for that, to learn their names.
     """
 
     _annotations: dict[str, str]
@@ -77,19 +97,22 @@ class ValueType(type):
         cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], uncompared: tuple[str, ...] = ()
     ) -> ValueType:
         """Return the class; fields named in ``uncompared`` count neither for equality nor for the hash."""
-        own = namespace.get("__annotations__", {})
+        own = _annotations(namespace) if bases else {}  # `Value` itself has no fields
         defaults = {field: namespace.pop(field) for field in own if field in namespace}
         namespace["__slots__"] = tuple(own)
         # In each class, as what is put in their place is true of that class alone.
         for attribute in ("__dataclass_fields__", "__dataclass_params__"):
             namespace[attribute] = _AsDataclass(attribute)
         made = super().__new__(cls, name, bases, namespace)
-        if bases:  # `Value` itself has no fields
+        if bases:
             (parent,) = (base for base in bases if isinstance(base, ValueType))
             made._annotations = {**parent._annotations, **own}
             made._defaults = {**parent._defaults, **defaults}
             made._uncompared = parent._uncompared.union(uncompared)
-            made._key = attrgetter(*(field for field in made._annotations if field not in made._uncompared))
+            # With the class, so that it is a tuple where there is one field, and something where there is none.
+            made._key = attrgetter(
+                "__class__", *(field for field in made._annotations if field not in made._uncompared)
+            )
         else:
             made._annotations, made._defaults, made._uncompared = {}, {}, frozenset()
         return made

@@ -8,7 +8,8 @@ import inspect
 import pickle
 import pprint
 import sys
-from typing import Any
+import typing
+from typing import Any, ClassVar
 
 import pytest
 
@@ -43,6 +44,30 @@ class Single(Value):
     only: object
 
 
+class Nothing(Value):
+    """Has no fields."""
+
+
+class Counted(Point):
+    unit: ClassVar[str] = "cm"
+    units: typing.ClassVar = ("cm", "mm")
+
+
+#: A user's module, which need not import `annotations`, and names in them what it has not made yet.
+USERS = """
+from typing import ClassVar
+from unirun import RuntimeConfig
+
+class Wide(RuntimeConfig):
+    rows: int = 1
+    shape: "Shape | None" = None
+    known: ClassVar[dict[str, int]] = {}
+
+class Plain(RuntimeConfig):
+    pass
+"""
+
+
 REFUSED = Failure(backend="processes", stage="construct", error="OSError", errno=38, message="no such thing")
 DECISION = DecisionTrace(
     origin="Run",
@@ -64,6 +89,7 @@ VALUES = [
     Box(corners=(Point(x=1), Point(x=2)), named={"a": Point(x=3)}, tags=["b"]),
     Pixel(x=1, color="red"),
     Single(only=None),
+    Nothing(),
     RuntimeConfig(max_workers=2, ladder=("pipes",)),
     REFUSED,
     DECISION,
@@ -102,6 +128,24 @@ def test_fields_and_defaults() -> None:
         Point(x=-1)
 
 
+def test_class_variables_are_no_fields() -> None:
+    assert list(fields(Counted(x=1))) == ["x", "y", "label"]
+    assert (Counted.unit, Counted(x=1).units) == ("cm", ("cm", "mm"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unit'"):
+        Counted(x=1, unit="mm")  # type: ignore[call-arg]
+
+
+def test_a_subclass_in_a_module_that_does_not_import_annotations() -> None:
+    users: dict[str, Any] = {"__name__": "users"}
+    exec(compile(USERS, "users.py", "exec", dont_inherit=True), users)
+    names = list(fields(RuntimeConfig()))
+    assert list(fields(users["Wide"]())) == [*names, "rows", "shape"]
+    wide = users["Wide"](max_workers=2, rows=3)
+    assert (wide.max_workers, wide.rows, wide.shape, wide.known) == (2, 3, None, {})
+    assert wide == dataclasses.replace(users["Wide"](max_workers=2), rows=3) != users["Wide"](max_workers=2)
+    assert list(fields(users["Plain"](max_workers=2))) == names
+
+
 def test_repr_says_how_to_make_one() -> None:
     assert repr(Point(x=1, label="a")) == "Point(x=1, y=0, label='a')"
     for value in VALUES:
@@ -115,6 +159,10 @@ def test_equality_and_hash() -> None:
     assert Pixel(x=1, label="a") == Pixel(x=1, label="b") != Pixel(x=1, color="red")
     assert Point(x=1) != (1, 0)
     assert Single(only=1) == Single(only=1) != Single(only=2)
+    assert Nothing() == Nothing() != Single(only=1)
+    assert hash(Nothing()) == hash(Nothing())
+    nan = float("nan")
+    assert Single(only=nan) == Single(only=nan)  # as tuples compare, and dataclasses
     assert len({Single(only=1), Single(only=1), Point(x=1), Point(x=1, label="a")}) == 2
     assert RuntimeConfig() == RuntimeConfig()
     assert hash(RuntimeConfig()) == hash(RuntimeConfig())
