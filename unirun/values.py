@@ -19,7 +19,7 @@ from operator import attrgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from dataclasses import Field
     from inspect import Signature
     from typing import Any, ClassVar, Self, dataclass_transform
@@ -91,7 +91,7 @@ class ValueType(type):
     _annotations: dict[str, str]
     _defaults: dict[str, Any]
     _uncompared: frozenset[str]
-    _key: Callable[[Any], Any]
+    _key: attrgetter[Any]
 
     def __new__(
         cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], uncompared: tuple[str, ...] = ()
