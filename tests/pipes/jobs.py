@@ -322,7 +322,10 @@ def fail_with(value: Large) -> None:
     raise ValueError(len(value.data))
 
 
-def sleep_with(value: Large, seconds: float) -> None:
+def sleep_with(value: Large, seconds: float, mark: str | None = None) -> None:
+    """Say by a file that this has begun, and sleep."""
+    if mark is not None:
+        Path(mark).touch()
     time.sleep(seconds)
 
 

@@ -151,7 +151,7 @@ def test_the_map_of_a_scope_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ending", ["result", "exception", "crash", "cancelled"])
-def test_memory_is_given_back(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_given_back(ending: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """When tasks are done, whatever became of them."""
     monkeypatch.setattr(module, "_LINGER", 0.1)
     with open_pipes(2, multiprocessing.get_context("fork")) as pool:
@@ -160,8 +160,9 @@ def test_memory_is_given_back(ending: str, monkeypatch: pytest.MonkeyPatch) -> N
         elif ending == "exception":
             futures = [pool.submit(jobs.fail_with, large(number)) for number in range(20)]
         elif ending == "crash":
-            futures = [pool.submit(jobs.sleep_with, large(number), 20) for number in range(2)]
-            until(lambda: all(future.running() for future in futures))
+            marks = [tmp_path / "0", tmp_path / "1"]
+            futures = [pool.submit(jobs.sleep_with, large(5), 20, str(mark)) for mark in marks]
+            until(lambda: all(mark.exists() for mark in marks))
             for pid in list(pool.processes):
                 os.kill(pid, 9)
         else:
