@@ -129,9 +129,9 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
                 getattr(super(), how)()
                 return
             pool = self._unirun_lower
-            self.shutdown(wait=False, cancel_futures=True)
-            if hasattr(pool, how):
+            if hasattr(pool, how):  # before it is given back
                 getattr(pool, how)()
+            self.shutdown(wait=False, cancel_futures=True)
 
         terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__

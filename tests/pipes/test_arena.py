@@ -139,6 +139,16 @@ def test_within_a_map_an_object_is_sent_once(single: PipePool) -> None:
     assert arena(single).in_use == 0
 
 
+def test_parts_of_one_object_are_not_the_same(single: PipePool) -> None:
+    """Although they are of one size."""
+    memo = Memo()
+    data = memoryview(bytearray(b"a" * SMALLEST + b"b" * SMALLEST))
+    parts = [Large(data[:SMALLEST]), Large(data[SMALLEST:]), Large(data)]
+    for part in parts:
+        assert single.submit_sharing(memo, jobs.checksum, part).result(PATIENCE) == jobs.checksum(part)
+    memo.close()
+
+
 def test_the_map_of_a_scope_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """An array that is in each item, or in the function."""
     copied = []

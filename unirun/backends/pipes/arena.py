@@ -129,6 +129,8 @@ class Arena:
         return placed, blocks
 
     def _block(self, view: memoryview, memo: Memo | None) -> Block | None:
+        if memo is not None and not _is_whole(view):
+            memo = None  # another part of the same object would look the same
         key = id(view.obj), view.nbytes
         with self._lock:
             if memo is not None and (known := memo.sent.get(key)) is not None:
@@ -348,6 +350,14 @@ class Shared:
                 mappings.append(weakref.ref(memory))
                 del memory
         return fetched, mappings
+
+
+def _is_whole(view: memoryview) -> bool:
+    """Tell whether a view shows all of the object that it is of."""
+    try:
+        return memoryview(view.obj).nbytes == view.nbytes
+    except TypeError:  # it gives views of itself in some other way
+        return False
 
 
 def _map(fd: int, length: int, offset: int) -> mmap.mmap:
