@@ -26,22 +26,19 @@ class Birth:
     def is_over(self) -> bool:
         """Tell whether workers that are started now would see something else.
 
-        Another environment, current directory, ``sys.path``, ``sys.argv`` or executable; or a module of the program's
-        own whose file was changed since: its content, or what lies under its name. Modules of the standard library and
-        of ``site-packages`` are not asked about, nor those that only a worker has imported; nor what was different only
-        while a further worker was started.
+        Another environment, current directory, ``sys.path`` or ``sys.argv``; or a module of the program's own whose
+        file was changed since: its content, or what lies under its name. Modules of the standard library and of
+        ``site-packages`` are not asked about, nor those that only a worker has imported.
         """
         return _surroundings() != self._surroundings or any(_changed_at(path) > self._when for path in _own_files())
 
 
 def _surroundings() -> tuple[Any, ...]:
-    from multiprocessing import spawn  # not every program has it; who asks needs it anyway
-
     try:
         folder = os.getcwd()
     except OSError:  # it was removed
         folder = ""
-    return dict(os.environ), folder, list(sys.path), list(sys.argv), spawn.get_executable()
+    return dict(os.environ), folder, list(sys.path), list(sys.argv)
 
 
 def _changed_at(path: str) -> float:

@@ -1,7 +1,6 @@
 """Scopes that use the workers of earlier ones: alone, as good as new, and never stale."""
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
-from unirun import Run, RuntimeConfig, configure
+from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import shelf
 
 pytestmark = FORKING
@@ -232,6 +231,7 @@ def test_a_module_changed_on_disk_is_seen(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(leases, "FRESH_SECONDS", 0.0)
     file = tmp_path / f"word_of_{method}_{cached}.py"
     configure(start_method=method, max_workers=1)
 
@@ -290,51 +290,6 @@ def test_idle_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
             return
         time.sleep(0.01)
     pytest.fail("the worker lives on")
-
-
-def test_who_has_left_has_no_hold_on_the_workers() -> None:
-    """They may be somebody else's: not by the table, nor as children that a program waits for, nor by killing them."""
-    with scope() as executor:
-        first: Any = executor
-        one = first.submit(pid).result(PATIENCE)
-        assert list(first._processes) == [one]
-    assert not first._processes
-    assert not multiprocessing.active_children()
-    with scope() as executor:
-        assert executor.submit(pid).result(PATIENCE) == one
-        assert [child.pid for child in multiprocessing.active_children()] == [one]
-        lower: Any = first._unirun_lower
-        lower.kill_workers()
-        lower.interrupt()
-        assert executor.submit(pid).result(PATIENCE) == one
-
-
-def test_leaving_waits_for_the_tasks_and_what_they_call_back() -> None:
-    """As leaving a pool that ends does."""
-    called: list[Any] = []
-    for _ in range(3):
-        with scope() as executor:
-            future = executor.submit(nap, 0.05)
-            future.add_done_callback(lambda done: (time.sleep(0.05), called.append(done)))  # type: ignore[func-returns-value]
-        assert called[-1] is future
-
-
-def test_a_callback_that_shuts_down_does_not_wait_for_itself() -> None:
-    """It runs in the thread that would have to end."""
-    with scope() as executor:
-        future = executor.submit(nap, 0.05)
-        future.add_done_callback(lambda _: executor.shutdown())
-    assert future.result(PATIENCE) == 0.05
-    assert pid_in("spawn") == pid_in("spawn")
-
-
-def test_reset_ends_what_comes_back() -> None:
-    """A scope that is open keeps its workers; they are not kept for the next one."""
-    with scope() as executor:
-        first = executor.submit(pid).result(PATIENCE)
-        unirun.reset()
-        assert executor.submit(pid).result(PATIENCE) == first
-    assert pid_in("spawn") != first
 
 
 def test_few_are_kept() -> None:

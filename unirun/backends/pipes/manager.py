@@ -7,13 +7,14 @@ forgotten; the exit of the interpreter shuts it down and waits for it. It ends e
 from __future__ import annotations
 
 import select
+import sys
 import threading
 import time
 import weakref
 from typing import Any, Final
 
 from unirun.backends.pipes import answers, exits, forks, protocol
-from unirun.backends.pipes.arena import Arena, make_arena
+from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Handle, Task
@@ -53,7 +54,7 @@ class Manager:
         self._orders = orders
         self._terms = terms
         self._bell = bell
-        self._arena: Arena | None = make_arena(bell.ring)
+        self._arena = _make_arena(bell)
         if self._arena is not None:
             self._orders = orders._replace(shared=self._arena.shared)
         #: The queue and the workers.
@@ -65,7 +66,6 @@ class Manager:
         self._kill_at: float | None = None
         # Only the manager thread's, or before it starts the opening one's:
         self._failed_starts = 0
-        self._calms: list[threading.Event] = []  # of threads that wait; added to by any, by one step
         self._poll: Any = select.poll()
         self._poll.register(bell.fd, select.POLLIN)
         self._watched: dict[int, Handle] = {}
@@ -164,16 +164,6 @@ class Manager:
         for worker in busy:
             worker.interrupt()
 
-    def calm(self) -> None:
-        """Wait until the thread has done what it is at."""
-        if self._thread is None or self.runs_in(threading.current_thread()) or self.dispatch.foreign:
-            return
-        done = threading.Event()
-        self._calms.append(done)
-        self._bell.ring()
-        while self._thread.is_alive() and not done.wait(0.1):  # it may have ended without a look
-            pass
-
     def runs_in(self, thread: threading.Thread) -> bool:
         """Tell whether a thread is the manager's."""
         return thread is self._thread
@@ -201,8 +191,6 @@ class Manager:
                     if not self._final and self.dispatch.missing():
                         self._replace()
                 self.dispatch.end_used_up()
-                while self._calms:
-                    self._calms.pop().set()
             self._end()
         except BaseException as error:
             self._break(f"the manager of the pool failed: {error!r}")  # nobody else would end what waits
@@ -315,8 +303,7 @@ class Manager:
             return
         initialized = worker.initialized
         worker.initialized = False
-        self.processes.pop(worker.process.pid, None)
-        del self._watched[worker.fd]
+        del self.processes[worker.process.pid], self._watched[worker.fd]
         self._poll.unregister(worker.fd)
         worker.bury()
         running = self.dispatch.left(worker)
@@ -384,3 +371,17 @@ class Manager:
         why = self.dispatch.broken or "the pool was ended before the task could begin"
         for task in self.dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool(why))
+
+
+def _make_arena(bell: Bell) -> Arena | None:
+    """Return memory for large buffers, or ``None`` where this host has none.
+
+    Nor with PyPy, whose workers would hold a mapping, and its descriptor, until some later collection.
+    """
+    if sys.implementation.name != "cpython":
+        return None
+    try:
+        arena, _ = forks.made(lambda: ((made := Arena(bell.ring)), made.shared))
+    except (AttributeError, OSError):
+        return None
+    return arena  # type: ignore[no-any-return]

@@ -83,26 +83,6 @@ class PipePool(ChunkingExecutor):
         if wait:
             self._manager.join()
 
-    def own(self, owned: bool) -> None:
-        """Say whether somebody has this pool, or it only waits for the next one.
-
-        Whoever had it must not end its workers any more, and a program may wait for all of its children.
-        """
-        from multiprocessing import process
-
-        children: set[Any] = process._children  # type: ignore[attr-defined]
-        table = self._manager.processes
-        if owned:
-            children.update(table.values())
-        else:
-            children.difference_update(table.values())
-            self._manager.processes = table.copy()
-            table.clear()
-
-    def calm(self) -> None:
-        """Wait until the futures that are done have run their callbacks."""
-        self._manager.calm()
-
     def served_by(self, thread: threading.Thread) -> bool:
         """Tell whether a thread is the one that serves this pool."""
         return self._manager.runs_in(thread)

@@ -29,9 +29,8 @@ __all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
 
 #: Seconds after which a pool that nobody borrows is ended: as those of ``leases``.
 IDLE_SECONDS: Final = 60.0
-#: Pools of the same kind that wait for a borrower, of scopes that were open at once; and pools of all kinds.
+#: Pools of the same kind that wait for a borrower: scopes that were open at once.
 _MOST: Final = 2
-_MOST_IN_ALL: Final = 4
 
 
 class _Kept:
@@ -43,10 +42,9 @@ class _Kept:
         self.since = time.monotonic()
 
 
-# Guards the three below, and is held for a few steps only; notified when the reaper has to look again.
+# Guards _shelf and _reaper, and is held for a few steps only; notified when the reaper has to look again.
 _changed = threading.Condition()
 _shelf: dict[Hashable, list[_Kept]] = {}
-_clearings = 0  # how often all were ended; those that were lent before are not kept when they come back
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
 
@@ -64,21 +62,17 @@ def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
     while True:
         with _changed:
             kept = _shelf[key].pop() if _shelf.get(key) else None  # the last one first: the others may become idle
-            clearings = _clearings
         if kept is None:
             birth = Birth()  # before
-            return Loan(key, make(), birth, clearings)
-        kept.pool.own(True)
+            return Loan(key, make(), birth)
         if kept.pool.usable and not kept.birth.is_over():
-            return Loan(key, kept.pool, kept.birth, clearings)
+            return Loan(key, kept.pool, kept.birth)
         kept.pool.shutdown(wait=False)
 
 
 def clear() -> None:
     """End the pools that nobody has borrowed, and wait for their end."""
-    global _clearings
     with _changed:
-        _clearings += 1
         pools = [kept.pool for same in _shelf.values() for kept in same]
         _shelf.clear()
         _changed.notify_all()
@@ -88,15 +82,13 @@ def clear() -> None:
         pool.shutdown(wait=True)
 
 
-def _give_back(key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> bool:
+def _give_back(key: Hashable, pool: PipePool, birth: Birth) -> bool:
     """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
     with _changed:
-        same = _shelf.get(key, [])
-        room = len(same) < _MOST and sum(map(len, _shelf.values())) < _MOST_IN_ALL
-        keep = pool.usable and room and clearings == _clearings and _ensure_reaper()
+        same = _shelf.setdefault(key, [])
+        keep = pool.usable and len(same) < _MOST and _ensure_reaper()
         if keep:
-            pool.own(False)
-            _shelf[key] = [*same, _Kept(pool, birth)]
+            same.append(_Kept(pool, birth))
     if not keep:
         pool.shutdown(wait=False)
     return keep
@@ -139,18 +131,15 @@ def _reap() -> None:
 class Loan(ChunkingExecutor):
     """A pool as its borrower sees it: an executor with its own tasks and its own end."""
 
-    def __init__(self, key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> None:
-        self._clearings = clearings
+    def __init__(self, key: Hashable, pool: PipePool, birth: Birth) -> None:
         self._key = key
         self._pool = pool
         self._birth = birth
-        # Guards all below, and is held while the pool is given back; notified when a task is done. Reentrant: a
-        # signal handler may submit.
+        # Guards all below; notified when the pool was given back. Reentrant: a signal handler may submit.
         self._changed = threading.Condition(threading.RLock())
         self._open = 0  # tasks that were submitted, or are just being, and are not done
         self._pending: set[Future[Any]] = set()  # of these, those that can be cancelled
         self._closed = False
-        self._waiters = 0  # of which one gives the pool back
         self._kept: bool | None = None  # the pool was given back: somebody else may have it; None before
 
     @property
@@ -186,24 +175,19 @@ class Loan(ChunkingExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; give the pool back when those submitted are done."""
-        waits = wait and not self.served_by(threading.current_thread())
         with self._changed:
-            self._closed = True
-            self._waiters += waits
-        try:
-            if cancel_futures:
-                for future in list(self._pending):
-                    future.cancel()
-            if waits:
-                with self._changed:
-                    self._changed.wait_for(lambda: not self._open)
-                self._pool.calm()  # callbacks of its futures have run, as when a pool has ended
-        finally:
-            with self._changed:
-                self._waiters -= waits
+            first, self._closed = not self._closed, True
+            idle = not self._open
+        if cancel_futures:
+            for future in list(self._pending):
+                future.cancel()
+        if first and idle:
             self._return()
-        if waits and not self._kept:
-            self._pool.shutdown(wait=True)
+        if wait and not self.served_by(threading.current_thread()):
+            with self._changed:
+                self._changed.wait_for(lambda: self._kept is not None)
+            if not self._kept:
+                self._pool.shutdown(wait=True)
 
     def served_by(self, thread: threading.Thread) -> bool:
         """Tell whether a thread is the one that serves this pool."""
@@ -211,21 +195,17 @@ class Loan(ChunkingExecutor):
 
     def terminate_workers(self) -> None:
         """Shut the pool itself down, and terminate its workers."""
-        self._end(self._pool.terminate_workers)
+        self._pool.terminate_workers()
+        self.shutdown(wait=False)
 
     def kill_workers(self) -> None:
         """Shut the pool itself down, and kill its workers."""
-        self._end(self._pool.kill_workers)
+        self._pool.kill_workers()
+        self.shutdown(wait=False)
 
     def interrupt(self) -> None:
         """Shut the pool itself down after a Ctrl-C."""
-        self._end(self._pool.interrupt)
-
-    def _end(self, how: Callable[[], object]) -> None:
-        with self._changed:
-            lent = self._kept is None
-        if lent:  # else it is not this one's any more
-            how()
+        self._pool.interrupt()
         self.shutdown(wait=False)
 
     def _done(self, future: Future[Any]) -> None:
@@ -235,15 +215,15 @@ class Loan(ChunkingExecutor):
     def _one_less(self) -> None:
         with self._changed:
             self._open -= 1
-            self._changed.notify_all()
-        self._return()
+            over = self._closed and not self._open
+        if over:
+            self._return()
 
     def _return(self) -> None:
-        """Give the pool back, once, if this scope has ended and nobody waits for its tasks."""
+        kept = _give_back(self._key, self._pool, self._birth)
         with self._changed:
-            if not self._closed or self._open or self._waiters or self._kept is not None:
-                return
-            self._kept = _give_back(self._key, self._pool, self._birth, self._clearings)
+            self._kept = kept
+            self._changed.notify_all()
 
 
 def _forget_in_child() -> None:
