@@ -129,6 +129,8 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
                 getattr(super(), how)()
                 return
             pool = self._unirun_lower
+            if hasattr(pool, "retire"):
+                pool.retire()
             self.shutdown(wait=False, cancel_futures=True)
             if hasattr(pool, how):
                 getattr(pool, how)()

@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
-from unirun import Run, RuntimeConfig, configure, leases
+from unirun import Run, RuntimeConfig, configure
 from unirun.backends.pipes import shelf
 
 pytestmark = FORKING
@@ -57,6 +57,17 @@ def nap(seconds: float) -> float:
 
 def touch(path: str) -> None:
     Path(path).touch()
+
+
+def touch_and_nap(path: str, seconds: float) -> float:
+    touch(path)
+    return nap(seconds)
+
+
+def submit_for_ever(executor: Executor, taken: list[Future[float]], begun: threading.Event) -> None:
+    while True:
+        taken.append(executor.submit(nap, 0))
+        begun.set()
 
 
 def pid_in(method: str, **options: Any) -> int:
@@ -130,7 +141,10 @@ def test_a_scope_that_has_ended_takes_no_work() -> None:
 def test_cancelled_tasks_do_not_run_in_a_later_scope(tmp_path: Path) -> None:
     """They are gone with theirs; what ran is waited for."""
     with scope() as executor:
-        running = executor.submit(nap, 0.2)
+        begun = tmp_path.with_suffix(".begun")
+        running = executor.submit(touch_and_nap, str(begun), 0.2)
+        while not begun.exists():
+            time.sleep(0.001)
         later = [executor.submit(touch, str(tmp_path / str(number))) for number in range(20)]
         executor.shutdown(wait=False, cancel_futures=True)
     assert running.result(0) == 0.2
@@ -154,12 +168,12 @@ def test_shutdown_without_waiting_gives_back_later() -> None:
 
 
 def test_a_crash_costs_its_own_scope_a_task() -> None:
-    """The next one has workers that live."""
+    """The next one has a new pool: of this one a worker is missing, and whether one can be started is not known."""
     with scope() as executor:
         with pytest.raises(BrokenExecutor):
             executor.submit(os._exit, 3).result(PATIENCE)
-        assert executor.submit(pid).result(PATIENCE)
-    assert pid_in("spawn")
+        replaced = executor.submit(pid).result(PATIENCE)
+    assert pid_in("spawn") != replaced
     with scope(on_crash="raise") as executor:
         with pytest.raises(BrokenExecutor):
             executor.submit(os._exit, 3).result(PATIENCE)
@@ -186,6 +200,97 @@ def test_ctrl_c_ends_the_workers() -> None:
         executor.submit(nap, 20)
         raise KeyboardInterrupt
     assert pid_in("spawn") != first
+
+
+def test_leaving_waits_for_callbacks() -> None:
+    """As leaving a pool of its own does. They run in the pool's thread, where they would hold up the next scope."""
+    told: list[float] = []
+
+    def tell(future: Future[float]) -> None:
+        time.sleep(0.3)
+        told.append(future.result())
+
+    with scope() as executor:
+        executor.submit(nap, 0.2).add_done_callback(tell)
+    assert told == [0.2]
+
+
+def test_a_callback_may_shut_its_scope_down() -> None:
+    """It runs in the thread that gives the pool back."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        executor.submit(nap, 0.2).add_done_callback(lambda _: executor.shutdown(wait=True, cancel_futures=True))
+        later = [executor.submit(nap, 0.01) for _ in range(50)]
+    assert all(future.done() for future in later)
+    assert pid_in("spawn") == first
+
+
+def test_whoever_has_left_cannot_reach_the_pool() -> None:
+    """Neither its workers nor its queue: they are another scope's."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        table: Any = executor._processes  # type: ignore[attr-defined]
+        assert list(table) == [first]
+    with scope() as later:
+        tasks = [later.submit(nap, 0.01) for _ in range(20)]
+        executor.shutdown(cancel_futures=True)
+        for how in ("terminate_workers", "kill_workers") if sys.version_info >= (3, 14) else ():
+            getattr(executor, how)()
+        executor.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert not table
+        assert [task.result(PATIENCE) for task in tasks] == [0.01] * 20
+        assert later.submit(pid).result(PATIENCE) == first
+
+
+def test_submits_of_another_thread_when_a_scope_is_left() -> None:
+    """Each is done before the scope is, or refused; none comes to a later one."""
+    for _ in range(20):
+        taken: list[Future[float]] = []
+        begun = threading.Event()
+
+        def ask(executor: Any, taken: Any = taken, begun: Any = begun) -> None:
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                submit_for_ever(executor, taken, begun)
+
+        with scope() as executor:
+            thread = threading.Thread(target=ask, args=(executor,))
+            thread.start()
+            assert begun.wait(PATIENCE)
+        done = [future.done() for future in taken]
+        thread.join(PATIENCE)
+        assert all(done)
+        assert all(future.done() for future in taken)
+    with scope() as executor:
+        assert executor.submit(nap, 0).result(PATIENCE) == 0
+
+
+def test_the_pool_forgets_how_long_tasks_took() -> None:
+    """Many at once were right for the tiny ones of the scope before, and are not for these."""
+    with scope() as executor:
+        for _ in range(3):
+            [future.result(PATIENCE) for future in [executor.submit(nap, 0) for _ in range(300)]]
+        kept = executor._unirun_lower._pool._manager.dispatch  # type: ignore[attr-defined]
+        assert kept.pace.ahead > 2
+    assert kept.pace.ahead == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_in_the_block_leaves_it_at_once() -> None:
+    """Its copy of the executor has no workers to wait for."""
+    with scope() as executor:
+        running = executor.submit(nap, 1.0)
+        child = os.fork()
+        if not child:
+            try:
+                signal.alarm(10)
+                executor.__exit__(None, None, None)
+                with pytest.raises(RuntimeError):
+                    executor.submit(nap, 0)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert running.result(PATIENCE) == 1.0
 
 
 def test_each_scope_tells_its_own_decision() -> None:
@@ -227,7 +332,6 @@ def test_a_module_changed_on_disk_is_seen(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(leases, "FRESH_SECONDS", 0.0)
     file = tmp_path / f"word_of_{method}_{cached}.py"
     configure(start_method=method, max_workers=1)
 
@@ -271,6 +375,15 @@ def test_reset_ends_them() -> None:
     unirun.reset()
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
+    assert pid_in("spawn") != first
+
+
+def test_a_scope_that_is_open_at_reset_ends_its_workers() -> None:
+    """It goes on, and what it has is not kept."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        unirun.reset()
+        assert executor.submit(pid).result(PATIENCE) == first
     assert pid_in("spawn") != first
 
 
