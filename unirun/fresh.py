@@ -28,6 +28,7 @@ class Birth:
     def __init__(self) -> None:
         self._when = time.time() - _TICK
         self._surroundings = _surroundings()
+        self._settings = _settings()
         self._files = {path: _identity(path) for path in _own_files()}
 
     def is_over(self) -> bool:
@@ -38,7 +39,11 @@ class Birth:
         more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a worker
         has imported, nor the umask, which cannot be read without being set for all threads.
         """
-        return _surroundings() != self._surroundings or any(map(self._is_new, _own_files()))
+        return self.is_elsewhere() or _settings() != self._settings or any(map(self._is_new, _own_files()))
+
+    def is_elsewhere(self) -> bool:
+        """Tell only about the environment, the current directory, ``sys.path`` and ``sys.argv``: that is quick."""
+        return _surroundings() != self._surroundings
 
     def _is_new(self, path: str) -> bool:
         identity = _identity(path)
@@ -60,13 +65,18 @@ def _identity(path: str) -> tuple[int, ...] | None:
 
 
 def _surroundings() -> tuple[Any, ...]:
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was removed
+        folder = ""
+    return dict(os.environ), folder, list(sys.path), list(sys.argv)
+
+
+def _settings() -> tuple[Any, ...]:
     main = sys.modules.get("__main__")
     server: Any = sys.modules.get("multiprocessing.forkserver")
     return (
-        dict(os.environ),
         _folder(),
-        list(sys.path),
-        list(sys.argv),
         getattr(getattr(main, "__spec__", None), "name", None),
         getattr(main, "__file__", None),
         spawn.get_executable(),
@@ -77,12 +87,12 @@ def _surroundings() -> tuple[Any, ...]:
 
 
 def _folder() -> tuple[Any, ...]:
-    """Return the current directory: its name, and which one it is, as another may have taken its place."""
+    """Return which one the current directory is: another may have taken its place."""
     try:
         here = os.stat(".")
-        return os.getcwd(), here.st_dev, here.st_ino
-    except OSError:  # it was removed
+    except OSError:  # it cannot be read any more
         return ()
+    return here.st_dev, here.st_ino
 
 
 def _inherited() -> tuple[Any, ...]:

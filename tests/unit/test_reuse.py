@@ -17,7 +17,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
-from unirun import Run, RuntimeConfig, configure
+from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import shelf
 
 pytestmark = FORKING
@@ -332,6 +332,7 @@ def test_a_module_changed_on_disk_is_seen(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(leases, "FILES_SECONDS", 0.0)
     file = tmp_path / f"word_of_{method}_{cached}.py"
     configure(start_method=method, max_workers=1)
 
@@ -354,6 +355,20 @@ def test_a_module_changed_on_disk_is_seen(
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert ask() == "new"
     monkeypatch.delitem(sys.modules, file.stem)
+
+
+def test_a_changed_surrounding_is_seen_by_a_cached_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, also between two tasks of which the first was just waited for."""
+    configure(start_method="spawn", force_process=True, max_workers=1)
+    first = unirun.submit(pid).result(PATIENCE)
+    assert unirun.submit(pid).result(PATIENCE) == first
+    monkeypatch.setenv("SOME_WORD", "new")
+    assert unirun.submit(variable, "SOME_WORD").result(PATIENCE) == "new"
+    second = unirun.submit(pid).result(PATIENCE)
+    held = unirun.submit(nap, 0.5)
+    monkeypatch.setenv("SOME_WORD", "newer")
+    assert unirun.submit(pid).result(PATIENCE) == second, "a pool that has tasks is not replaced"
+    assert held.result(PATIENCE) == 0.5
 
 
 def test_the_async_scope() -> None:
