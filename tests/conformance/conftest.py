@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+import unirun
 from tests.conformance import tasks
 from tests.conformance.columns import Column
 from tests.conformance.quiet import await_quiet, light_main
@@ -33,6 +34,7 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves threads or processes behind, and give the next one a quiet process to fork."""
     before = set(threading.enumerate())
     yield
+    unirun.reset()  # what `Run` keeps for its next scope
     await_quiet(before)
 
 

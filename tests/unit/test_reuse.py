@@ -55,13 +55,10 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-def touch(path: str) -> None:
+def touch(path: str, seconds: float = 0.0) -> float:
     Path(path).touch()
-
-
-def touch_and_nap(path: str, seconds: float) -> float:
-    touch(path)
-    return nap(seconds)
+    time.sleep(seconds)
+    return seconds
 
 
 def submit_for_ever(executor: Executor, taken: list[Future[float]], begun: threading.Event) -> None:
@@ -141,17 +138,16 @@ def test_a_scope_that_has_ended_takes_no_work() -> None:
 def test_cancelled_tasks_do_not_run_in_a_later_scope(tmp_path: Path) -> None:
     """They are gone with theirs; what ran is waited for."""
     with scope() as executor:
-        begun = tmp_path.with_suffix(".begun")
-        running = executor.submit(touch_and_nap, str(begun), 0.2)
-        while not begun.exists():
-            time.sleep(0.001)
+        running = executor.submit(touch, str(tmp_path / "running"), 0.2)
         later = [executor.submit(touch, str(tmp_path / str(number))) for number in range(20)]
+        while not (tmp_path / "running").exists():
+            time.sleep(0.001)
         executor.shutdown(wait=False, cancel_futures=True)
     assert running.result(0) == 0.2
     with scope() as executor:
         assert executor.submit(nap, 0).result(PATIENCE) == 0
     assert all(future.cancelled() for future in later if not future.done() or future.cancelled())
-    assert len(list(tmp_path.iterdir())) == sum(not future.cancelled() for future in later)
+    assert len(list(tmp_path.iterdir())) == 1 + sum(not future.cancelled() for future in later)
     assert any(future.cancelled() for future in later)
     with pytest.raises(CancelledError):
         later[-1].result(0)
@@ -219,8 +215,9 @@ def test_a_callback_may_shut_its_scope_down() -> None:
     """It runs in the thread that gives the pool back."""
     with scope() as executor:
         first = executor.submit(pid).result(PATIENCE)
-        executor.submit(nap, 0.2).add_done_callback(lambda _: executor.shutdown(wait=True, cancel_futures=True))
+        running = executor.submit(nap, 0.2)
         later = [executor.submit(nap, 0.01) for _ in range(50)]
+        running.add_done_callback(lambda _: executor.shutdown(wait=True, cancel_futures=True))
     assert all(future.done() for future in later)
     assert pid_in("spawn") == first
 

@@ -168,8 +168,7 @@ class Batches:
 
     def _stop(self, error: BaseException) -> None:
         with self._changed:
-            if self._error is None and (self._waiting or not self._read):
-                self._error = error
+            self._error = self._error or error  # of what is not sent, if there is something
             self._short = self._short or not self._read
             self._read = True
             self._unsent.clear()
@@ -298,7 +297,6 @@ class Batches:
             with self._changed:
                 self._open -= 1
                 self._sent.pop(batch.start, None)
-                self._error = self._error or error
             self._stop(error)
             if not isinstance(error, Exception):
                 raise
