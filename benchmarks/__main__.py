@@ -158,9 +158,10 @@ def main() -> None:
     if "openings" in names:
         show(Table("Open a pool, one task, close it", "ms", openings(context, options.rounds or 40)))
     if "scopes" in names:
-        forkserver = multiprocessing.get_context("forkserver")
-        title = "Ten pools of four tasks one after the other, by a fork server"
-        show(Table(title, "ms", openings(forkserver, options.rounds or 5, times=10, tasks=4)))
+        method = "spawn" if options.method == "spawn" else "forkserver"  # forked workers are not used again
+        title = f"Ten pools of four tasks one after the other, by {method}"
+        chosen = multiprocessing.get_context(method)
+        show(Table(title, "ms", openings(chosen, options.rounds or 5, times=10, tasks=4)))
     if "memory" in names:
         for each in memory(context.get_start_method(), options.rounds or 3, missing):
             show(each)

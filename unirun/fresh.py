@@ -7,13 +7,19 @@ import sys
 import sysconfig
 import time
 from functools import lru_cache
+from multiprocessing import process, spawn
 from typing import Any, Final
+from zipimport import zipimporter
 
 __all__ = ["Birth"]
 
 #: Seconds by which the time that the kernel notes for a change may be behind the clock: a tick of its own, of 10 ms at
 #: most (CONFIG_HZ=100).
 _TICK: Final = 0.01
+#: What is a folder of installed modules in any of Python's prefixes.
+_INSTALLED: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+#: What a fork server preloads that is told nothing else.
+_PRELOADED: Final = ["__main__"]
 
 
 class Birth:
@@ -22,15 +28,40 @@ class Birth:
     def __init__(self) -> None:
         self._when = time.time() - _TICK
         self._surroundings = _surroundings()
+        self._settings = _settings()
+        self._files = {path: _identity(path) for path in _own_files()}
 
     def is_over(self) -> bool:
         """Tell whether workers that are started now would see something else.
 
-        Another environment, current directory, ``sys.path`` or ``sys.argv``; or a module of the program's own whose
-        file was changed since: its content, or what lies under its name. Modules of the standard library and of
-        ``site-packages`` are not asked about, nor those that only a worker has imported.
+        That is: another environment, current directory, ``sys.path``, ``sys.argv`` or main module; other settings of
+        multiprocessing; other rights, limits or CPUs; or a module of the program's own whose file is not the same any
+        more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a worker
+        has imported, nor the umask, which cannot be read without being set for all threads.
         """
-        return _surroundings() != self._surroundings or any(_changed_at(path) > self._when for path in _own_files())
+        return self.is_elsewhere() or _settings() != self._settings or any(map(self._is_new, _own_files()))
+
+    def is_elsewhere(self) -> bool:
+        """Tell only about the environment, the current directory, ``sys.path`` and ``sys.argv``: that is quick."""
+        return _surroundings() != self._surroundings
+
+    def _is_new(self, path: str) -> bool:
+        identity = _identity(path)
+        try:
+            return identity != self._files[path]
+        except KeyError:  # imported since; a worker may have done so before
+            self._files[path] = identity
+            return identity is not None and identity[-1] / 1e9 > self._when
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """Return what is another when a file is: the content, or what lies under the name. ``None`` if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    # The last one tells of a change also where the modification time was set back, which it cannot be itself.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _surroundings() -> tuple[Any, ...]:
@@ -41,23 +72,82 @@ def _surroundings() -> tuple[Any, ...]:
     return dict(os.environ), folder, list(sys.path), list(sys.argv)
 
 
-def _changed_at(path: str) -> float:
-    """Return when a file was changed; unlike its modification time nobody can set that back."""
+def _settings() -> tuple[Any, ...]:
+    main = sys.modules.get("__main__")
+    server: Any = sys.modules.get("multiprocessing.forkserver")
+    return (
+        _folder(),
+        getattr(getattr(main, "__spec__", None), "name", None),
+        getattr(main, "__file__", None),
+        spawn.get_executable(),
+        bytes(process.current_process().authkey),
+        list(server._forkserver._preload_modules) if server else _PRELOADED,
+        _inherited(),
+    )
+
+
+def _folder() -> tuple[Any, ...]:
+    """Return which one the current directory is: another may have taken its place."""
     try:
-        return os.stat(path).st_ctime
-    except OSError:
-        return 0.0  # in an archive, or gone: a new worker could not read it either
+        here = os.stat(".")
+    except OSError:  # it cannot be read any more
+        return ()
+    return here.st_dev, here.st_ino
+
+
+def _inherited() -> tuple[Any, ...]:
+    """Return what else a process hands on to those that it starts, where the platform has it."""
+    if not hasattr(os, "getgroups"):
+        return ()
+    import resource
+
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    limits = [resource.getrlimit(getattr(resource, name)) for name in _limits()]
+    return os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups(), os.nice(0), cpus, limits
+
+
+@lru_cache(maxsize=1)
+def _limits() -> tuple[str, ...]:
+    import resource
+
+    return tuple(name for name in dir(resource) if name.startswith("RLIMIT_"))
+
+
+# For which modules the program's own files were looked for, and what was found: looking takes as long as asking about
+# them. Replaced as a whole.
+_found: tuple[list[str], list[str]] = ([], [])
 
 
 def _own_files() -> list[str]:
     """Return the files of the program's own modules."""
+    global _found
+    names = list(sys.modules)
+    if names != _found[0]:
+        _found = names, _find_own_files()
+    return _found[1]
+
+
+def _find_own_files() -> list[str]:
     roots = _roots()
-    files = []
+    files = set()
     for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if isinstance(path, str) and not path.startswith(roots):
-            files.append(path)
-    return files
+        path = _file(module)
+        if path is not None and not path.startswith(roots) and not any(part in path for part in _INSTALLED):
+            files.add(path)
+    return sorted(files)
+
+
+def _file(module: Any) -> str | None:
+    """Return the file of a module, or the archive that it is in."""
+    try:
+        # Without asking the module itself: one that loads itself when it is asked for something must not do so now.
+        names: Any = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return None
+    loader, path = names.get("__loader__"), names.get("__file__")
+    if isinstance(loader, zipimporter):
+        path = loader.archive
+    return path if isinstance(path, str) else None
 
 
 @lru_cache(maxsize=1)

@@ -129,9 +129,11 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
                 getattr(super(), how)()
                 return
             pool = self._unirun_lower
-            if hasattr(pool, how):  # before it is given back
-                getattr(pool, how)()
+            if hasattr(pool, "retire"):
+                pool.retire()
             self.shutdown(wait=False, cancel_futures=True)
+            if hasattr(pool, how):
+                getattr(pool, how)()
 
         terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
         kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__

@@ -34,7 +34,7 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves threads or processes behind, and give the next one a quiet process to fork."""
     before = set(threading.enumerate())
     yield
-    unirun.reset()  # workers that wait for the next scope
+    unirun.reset()  # what `Run` keeps for its next scope
     await_quiet(before)
 
 

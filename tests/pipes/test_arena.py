@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import sys
 import tempfile
 import time
@@ -109,6 +110,12 @@ def test_an_argument_may_be_returned(pool: PipePool) -> None:
         assert future.result(PATIENCE) == large(number)
     for number, future in parts:
         assert future.result(PATIENCE) == Large(large(number).data[-400_000:])
+
+
+def test_a_bare_buffer_may_be_returned(pool: PipePool) -> None:
+    """It is writable memory, and comes back as such."""
+    data = bytes(range(256)) * (SMALLEST // 128)
+    assert bytes(pool.submit(jobs.same, pickle.PickleBuffer(bytearray(data))).result(PATIENCE)) == data
 
 
 def test_a_change_between_two_submits_is_seen(single: PipePool) -> None:

@@ -1,6 +1,7 @@
 """Scopes that use the workers of earlier ones: alone, as good as new, and never stale."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def touch(path: str, seconds: float = 0.0) -> float:
     Path(path).touch()
     time.sleep(seconds)
     return seconds
+
+
+def submit_for_ever(executor: Executor, taken: list[Future[float]], begun: threading.Event) -> None:
+    while True:
+        taken.append(executor.submit(nap, 0))
+        begun.set()
 
 
 def pid_in(method: str, **options: Any) -> int:
@@ -158,12 +165,12 @@ def test_shutdown_without_waiting_gives_back_later() -> None:
 
 
 def test_a_crash_costs_its_own_scope_a_task() -> None:
-    """The next one has workers that live."""
+    """The next one has a new pool: of this one a worker is missing, and whether one can be started is not known."""
     with scope() as executor:
         with pytest.raises(BrokenExecutor):
             executor.submit(os._exit, 3).result(PATIENCE)
-        assert executor.submit(pid).result(PATIENCE)
-    assert pid_in("spawn")
+        replaced = executor.submit(pid).result(PATIENCE)
+    assert pid_in("spawn") != replaced
     with scope(on_crash="raise") as executor:
         with pytest.raises(BrokenExecutor):
             executor.submit(os._exit, 3).result(PATIENCE)
@@ -190,6 +197,98 @@ def test_ctrl_c_ends_the_workers() -> None:
         executor.submit(nap, 20)
         raise KeyboardInterrupt
     assert pid_in("spawn") != first
+
+
+def test_leaving_waits_for_callbacks() -> None:
+    """As leaving a pool of its own does. They run in the pool's thread, where they would hold up the next scope."""
+    told: list[float] = []
+
+    def tell(future: Future[float]) -> None:
+        time.sleep(0.3)
+        told.append(future.result())
+
+    with scope() as executor:
+        executor.submit(nap, 0.2).add_done_callback(tell)
+    assert told == [0.2]
+
+
+def test_a_callback_may_shut_its_scope_down() -> None:
+    """It runs in the thread that gives the pool back."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        running = executor.submit(nap, 0.2)
+        later = [executor.submit(nap, 0.01) for _ in range(50)]
+        running.add_done_callback(lambda _: executor.shutdown(wait=True, cancel_futures=True))
+    assert all(future.done() for future in later)
+    assert pid_in("spawn") == first
+
+
+def test_whoever_has_left_cannot_reach_the_pool() -> None:
+    """Neither its workers nor its queue: they are another scope's."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        table: Any = executor._processes  # type: ignore[attr-defined]
+        assert list(table) == [first]
+    with scope() as later:
+        tasks = [later.submit(nap, 0.01) for _ in range(20)]
+        executor.shutdown(cancel_futures=True)
+        for how in ("terminate_workers", "kill_workers") if sys.version_info >= (3, 14) else ():
+            getattr(executor, how)()
+        executor.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert not table
+        assert [task.result(PATIENCE) for task in tasks] == [0.01] * 20
+        assert later.submit(pid).result(PATIENCE) == first
+
+
+def test_submits_of_another_thread_when_a_scope_is_left() -> None:
+    """Each is done before the scope is, or refused; none comes to a later one."""
+    for _ in range(20):
+        taken: list[Future[float]] = []
+        begun = threading.Event()
+
+        def ask(executor: Any, taken: Any = taken, begun: Any = begun) -> None:
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                submit_for_ever(executor, taken, begun)
+
+        with scope() as executor:
+            thread = threading.Thread(target=ask, args=(executor,))
+            thread.start()
+            assert begun.wait(PATIENCE)
+        done = [future.done() for future in taken]
+        thread.join(PATIENCE)
+        assert all(done)
+        assert all(future.done() for future in taken)
+    with scope() as executor:
+        assert executor.submit(nap, 0).result(PATIENCE) == 0
+
+
+def test_the_pool_forgets_how_long_tasks_took() -> None:
+    """Many at once were right for the tiny ones of the scope before, and are not for these."""
+    with scope() as executor:
+        for _ in range(3):
+            [future.result(PATIENCE) for future in [executor.submit(nap, 0) for _ in range(300)]]
+        kept = executor._unirun_lower._pool._manager.dispatch  # type: ignore[attr-defined]
+        assert kept.pace.ahead > 2
+    assert kept.pace.ahead == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_in_the_block_leaves_it_at_once() -> None:
+    """Its copy of the executor has no workers to wait for."""
+    with scope() as executor:
+        running = executor.submit(nap, 1.0)
+        child = os.fork()
+        if not child:
+            try:
+                signal.alarm(10)
+                executor.__exit__(None, None, None)
+                with pytest.raises(RuntimeError):
+                    executor.submit(nap, 0)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert running.result(PATIENCE) == 1.0
 
 
 def test_each_scope_tells_its_own_decision() -> None:
@@ -231,7 +330,7 @@ def test_a_module_changed_on_disk_is_seen(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(leases, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "FILES_SECONDS", 0.0)
     file = tmp_path / f"word_of_{method}_{cached}.py"
     configure(start_method=method, max_workers=1)
 
@@ -256,6 +355,20 @@ def test_a_module_changed_on_disk_is_seen(
     monkeypatch.delitem(sys.modules, file.stem)
 
 
+def test_a_changed_surrounding_is_seen_by_a_cached_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, also between two tasks of which the first was just waited for."""
+    configure(start_method="spawn", force_process=True, max_workers=1)
+    first = unirun.submit(pid).result(PATIENCE)
+    assert unirun.submit(pid).result(PATIENCE) == first
+    monkeypatch.setenv("SOME_WORD", "new")
+    assert unirun.submit(variable, "SOME_WORD").result(PATIENCE) == "new"
+    second = unirun.submit(pid).result(PATIENCE)
+    held = unirun.submit(nap, 0.5)
+    monkeypatch.setenv("SOME_WORD", "newer")
+    assert unirun.submit(pid).result(PATIENCE) == second, "a pool that has tasks is not replaced"
+    assert held.result(PATIENCE) == 0.5
+
+
 def test_the_async_scope() -> None:
     """Uses them again, too."""
 
@@ -278,6 +391,15 @@ def test_reset_ends_them() -> None:
     assert pid_in("spawn") != first
 
 
+def test_a_scope_that_is_open_at_reset_ends_its_workers() -> None:
+    """It goes on, and what it has is not kept."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        unirun.reset()
+        assert executor.submit(pid).result(PATIENCE) == first
+    assert pid_in("spawn") != first
+
+
 def test_idle_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while in which nobody needs them."""
     monkeypatch.setattr(shelf, "IDLE_SECONDS", 0.2)
@@ -290,6 +412,15 @@ def test_idle_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
             return
         time.sleep(0.01)
     pytest.fail("the worker lives on")
+
+
+def test_idle_workers_are_nobodys_children() -> None:
+    """A program may wait for all that it has."""
+    one = pid_in("spawn")
+    assert not multiprocessing.active_children()
+    with scope() as executor:
+        assert executor.submit(pid).result(PATIENCE) == one
+        assert [child.pid for child in multiprocessing.active_children()] == [one]
 
 
 def test_few_are_kept() -> None:

@@ -49,6 +49,10 @@ _BLOCKS: Final = 32
 _REMEMBERED: Final = 4
 
 
+#: `MADV_POPULATE_WRITE` of Linux's <mman.h>, which Python does not name: as if each page were written to.
+_POPULATE_WRITE: Final = 23
+
+
 class Block:
     """A part of the arena. Guarded by the arena's lock."""
 
@@ -133,7 +137,8 @@ class Arena:
             memo = None  # another part of the same object would look the same
         key = id(view.obj), view.nbytes
         with self._lock:
-            if memo is not None and (known := memo.sent.get(key)) is not None:
+            if memo is not None and (known := memo.sent.pop(key, None)) is not None:
+                memo.sent[key] = known  # the newest now
                 known[1].users += 1
                 return known[1]
             block = self._allocate(view.nbytes)
@@ -142,8 +147,10 @@ class Arena:
             self._copying += 1
         try:
             self._fill(block, view)
-        except OSError:  # out of memory or address space, or beyond RLIMIT_FSIZE
-            self.release([block])
+        except OSError:  # out of memory, or beyond RLIMIT_FSIZE: not to be used again, as part of it may not be there
+            with self._lock:
+                self._used.discard(block)
+            self._give_back(block)
             return None
         except BaseException:  # Ctrl-C
             self.release([block])
@@ -155,7 +162,7 @@ class Arena:
                     self._close()
         if memo is not None:
             with self._lock:
-                if memo.closed:
+                if memo.closed or key in memo.sent:  # by another thread, meanwhile
                     return block
                 block.users += 1
                 memo.arena = self
@@ -346,11 +353,18 @@ def _is_whole(view: memoryview) -> bool:
         return False
 
 
+class _Private(mmap.mmap):
+    """A mapping that a task may get for an argument, and return."""
+
+    def __reduce_ex__(self, version: object) -> tuple[type[bytearray], tuple[bytes]]:
+        return bytearray, (self[:],)
+
+
 def _map(fd: int, length: int, offset: int) -> mmap.mmap:
     """Map a part of a file so that what is written to it stays here."""
     more: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # else each holds a descriptor
     protection = mmap.PROT_READ | mmap.PROT_WRITE
-    return mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE, prot=protection, offset=offset, **more)
+    return _Private(fd, length, flags=mmap.MAP_PRIVATE, prot=protection, offset=offset, **more)
 
 
 def keep(mappings: Iterable[weakref.ref[mmap.mmap]]) -> None:
@@ -360,7 +374,11 @@ def keep(mappings: Iterable[weakref.ref[mmap.mmap]]) -> None:
     """
     for reference in mappings:
         memory = reference()
-        if memory is not None:
+        if memory is None:
+            continue
+        try:
+            memory.madvise(_POPULATE_WRITE)
+        except (OSError, ValueError):  # before Linux 5.14; a thread of the task's that writes there may lose a byte
             for place in range(0, len(memory), mmap.PAGESIZE):
                 memory[place] = memory[place]
 

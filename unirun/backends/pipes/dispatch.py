@@ -50,7 +50,7 @@ class Dispatch:
         #: Those that live, or were last known to.
         self.workers: list[Handle] = []
         self._idle: list[Handle] = []
-        self._pace = Pace()
+        self.pace: Pace = Pace()
         self._unused = True  # nothing was submitted yet
         #: No more workers will be started than there are.
         self.short: bool = False
@@ -208,7 +208,7 @@ class Dispatch:
         """Return how many more tasks a worker should have on its way. The lock is held."""
         if not worker.initialized or worker.leaving or worker.dropping or self.cancelling or self.broken is not None:
             return 0
-        most = 1 if self._terms.task_timeout is not None else self._pace.ahead
+        most = 1 if self._terms.task_timeout is not None else self.pace.ahead
         held = len(worker.tasks)
         if held and (held > most // 2 or not worker.moving):  # or it may be in a long one
             return 0
@@ -279,7 +279,7 @@ class Dispatch:
             task = worker.tasks.pop(serial, None)
             worker.since = time.monotonic()
             worker.moving = True
-            self._pace.learn(seconds)
+            self.pace.learn(seconds)
             if task is not None and task.blocks:
                 self._let_go((task,))
             if not worker.tasks:  # else it is as busy as it was
@@ -351,9 +351,9 @@ class Dispatch:
                 now = time.monotonic()
                 for worker in self.workers:
                     stuck = now - worker.since
-                    if self._holds_back(worker) and (stuck >= STUCK or self._pace.worth_taking_back):
+                    if self._holds_back(worker) and (stuck >= STUCK or self.pace.worth_taking_back):
                         self._requeue(worker.take_back())
-                        self._pace.at_least(stuck)
+                        self.pace.at_least(stuck)
             hungry = [worker for worker in self.workers if worker.claimed is None and self._room(worker)]
             if not self.queue:
                 return

@@ -232,8 +232,8 @@ class Handle:
         try:
             if self.process.is_alive():
                 os.kill(self.process.pid, signal.SIGINT)
-        except ValueError:
-            pass  # the manager has buried it
+        except (ValueError, ProcessLookupError):
+            pass  # the manager has buried it, or it has just ended and was no child of this process
 
     def bury(self) -> None:
         """Wait for its end and close what it leaves.

@@ -19,6 +19,7 @@ from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.terms import Terms
+from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.worker import Orders
 from unirun.backends.processes import BrokenProcessPool, died_early
 from unirun.refusal import Failure, Refused, failure, is_refusal
@@ -61,6 +62,10 @@ class Manager:
         self.dispatch: Dispatch = Dispatch(terms, bell, workers, self._arena)
         #: The processes of the workers by their ids. Only read by other threads, and copied by ``copy``, one step.
         self.processes: dict[int, Any] = {}
+        #: Whom to tell when nothing is left to do.
+        self.vacancy: Vacancy = Vacancy(bell)
+        #: A worker has ended that was not told to.
+        self.worn: bool = False
         # Set by any thread, read by the manager's; each by one assignment.
         self._final = False  # tasks that run are waited for, and no worker is started for others
         self._kill_at: float | None = None
@@ -191,6 +196,8 @@ class Manager:
                     if not self._final and self.dispatch.missing():
                         self._replace()
                 self.dispatch.end_used_up()
+                if self.vacancy.wanted and not self.dispatch.queue and not self.dispatch.busy():
+                    self.vacancy.tell()
             self._end()
         except BaseException as error:
             self._break(f"the manager of the pool failed: {error!r}")  # nobody else would end what waits
@@ -198,6 +205,7 @@ class Manager:
         finally:
             exits.discard(self)
             self._close()
+            self.vacancy.end()
 
     def _close(self) -> None:
         self._bell.silence()
@@ -301,6 +309,7 @@ class Manager:
             worker.kill()
             time.sleep(0.0005)  # it is only until the tasks are pickled; the end of its pipe will be heard again
             return
+        self.worn = self.worn or not worker.leaving
         initialized = worker.initialized
         worker.initialized = False
         del self.processes[worker.process.pid], self._watched[worker.fd]
@@ -336,9 +345,9 @@ class Manager:
             if self.dispatch.broken is not None:
                 return
             self.dispatch.broken = why
-        tasks = self.dispatch.empty()
-        for worker in list(self.dispatch.workers):
+        for worker in list(self.dispatch.workers):  # before what they read is used for something else
             worker.kill()
+        tasks = self.dispatch.empty()
         for task in tasks:
             answers.resolve(task.future, error=BrokenProcessPool(why))
 

@@ -15,6 +15,7 @@ from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
+from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
 from unirun.refusal import Failure, Refused, is_refusal
@@ -47,6 +48,7 @@ class PipePool(ChunkingExecutor):
 
     def __init__(self, manager: Manager, bell: Bell) -> None:
         self._manager = manager
+        self._bell = bell
         manager.serves = weakref.ref(self, bell.abandon)
 
     @property
@@ -61,9 +63,14 @@ class PipePool(ChunkingExecutor):
 
     @property
     def usable(self) -> bool:
-        """Whether it is as good as new: not shut down, not broken, with all the workers that were asked for."""
+        """Whether it is as good as new: not shut down, not broken, and no worker was lost or could not be started."""
         dispatch = self._manager.dispatch
-        return not (dispatch.closed or dispatch.broken or dispatch.foreign or self.short)
+        return not (dispatch.closed or dispatch.broken or dispatch.foreign or self.short or self._manager.worn)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return self._manager.dispatch.foreign
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = PipeFuture()
@@ -82,6 +89,28 @@ class PipePool(ChunkingExecutor):
         self._manager.shutdown(cancel=cancel_futures)
         if wait:
             self._manager.join()
+
+    def vacate(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when all is done, callbacks of futures included, or the pool has ended.
+
+        In the pool's own thread, or in this one if that has ended. The caller sees to it that nothing is submitted
+        until then.
+        """
+        self._manager.vacancy.ask(then)
+
+    def cancel(self) -> None:
+        """Cancel what has not begun. Nothing begins any more until ``renew`` is called."""
+        self._manager.dispatch.cancel()
+        self._bell.ring()
+
+    def renew(self) -> None:
+        """Forget whoever has used this pool; called by what was given to ``vacate``."""
+        manager = self._manager
+        with manager.dispatch.lock:
+            manager.dispatch.cancelling = False
+            manager.dispatch.pace = Pace()
+        table, manager.processes = manager.processes, manager.processes.copy()
+        table.clear()  # whoever has left and still holds it must not find another one's workers there
 
     def served_by(self, thread: threading.Thread) -> bool:
         """Tell whether a thread is the one that serves this pool."""

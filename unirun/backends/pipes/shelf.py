@@ -1,8 +1,9 @@
 """Warm pools over pipes: kept from one scope to the next, and lent to one at a time.
 
 Guarantees:
-    Whoever borrows a pool has it alone, and finds it as good as new: no task of another's, nothing closed or broken,
-    and nothing that workers started now would see differently (see ``fresh``).
+    Whoever borrows a pool has it alone, and finds it as good as new: no task of another's and no callback of one,
+    nothing closed or broken, no worker lost, and nothing that new workers would see differently (see ``fresh``).
+    Whoever has given it back cannot reach it any more: neither its queue nor its workers.
     A pool that nobody borrows for ``IDLE_SECONDS`` ends; all end with ``clear``, and at the exit. A forked child has
     none.
 
@@ -42,11 +43,13 @@ class _Kept:
         self.since = time.monotonic()
 
 
-# Guards _shelf and _reaper, and is held for a few steps only; notified when the reaper has to look again.
+# Guards all below, and is held for a few steps only; notified when the reaper has to look again.
 _changed = threading.Condition()
 _shelf: dict[Hashable, list[_Kept]] = {}
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
+# How often `clear` was called: a pool that was lent before it is not kept after it.
+_clearings = 0
 
 
 def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
@@ -62,17 +65,21 @@ def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
     while True:
         with _changed:
             kept = _shelf[key].pop() if _shelf.get(key) else None  # the last one first: the others may become idle
+            clearings = _clearings
         if kept is None:
             birth = Birth()  # before
-            return Loan(key, make(), birth)
+            return Loan(key, make(), birth, clearings)
+        _list_workers(kept.pool, listed=True)
         if kept.pool.usable and not kept.birth.is_over():
-            return Loan(key, kept.pool, kept.birth)
+            return Loan(key, kept.pool, kept.birth, clearings)
         kept.pool.shutdown(wait=False)
 
 
 def clear() -> None:
-    """End the pools that nobody has borrowed, and wait for their end."""
+    """End the pools that nobody has borrowed, and wait for their end. Those that are lent end when they come back."""
+    global _clearings
     with _changed:
+        _clearings += 1
         pools = [kept.pool for same in _shelf.values() for kept in same]
         _shelf.clear()
         _changed.notify_all()
@@ -82,16 +89,25 @@ def clear() -> None:
         pool.shutdown(wait=True)
 
 
-def _give_back(key: Hashable, pool: PipePool, birth: Birth) -> bool:
+def _give_back(key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> bool:
     """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
     with _changed:
-        same = _shelf.setdefault(key, [])
-        keep = pool.usable and len(same) < _MOST and _ensure_reaper()
+        same = _shelf.get(key, [])
+        keep = pool.usable and clearings == _clearings and len(same) < _MOST and _ensure_reaper()
         if keep:
-            same.append(_Kept(pool, birth))
+            _list_workers(pool, listed=False)
+            _shelf[key] = [*same, _Kept(pool, birth)]
     if not keep:
         pool.shutdown(wait=False)
     return keep
+
+
+def _list_workers(pool: PipePool, *, listed: bool) -> None:
+    """Have multiprocessing list workers as children or not: a program that waits for all must not wait for these."""
+    from multiprocessing import process
+
+    children: set[Any] = process._children  # type: ignore[attr-defined]
+    (children.update if listed else children.difference_update)(list(pool.processes.values()))
 
 
 def _ensure_reaper() -> bool:
@@ -131,25 +147,29 @@ def _reap() -> None:
 class Loan(ChunkingExecutor):
     """A pool as its borrower sees it: an executor with its own tasks and its own end."""
 
-    def __init__(self, key: Hashable, pool: PipePool, birth: Birth) -> None:
+    def __init__(self, key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> None:
         self._key = key
         self._pool = pool
         self._birth = birth
-        # Guards all below; notified when the pool was given back. Reentrant: a signal handler may submit.
-        self._changed = threading.Condition(threading.RLock())
-        self._open = 0  # tasks that were submitted, or are just being, and are not done
-        self._pending: set[Future[Any]] = set()  # of these, those that can be cancelled
+        self._clearings = clearings
+        # Guards the next three, and the pool against words of a borrower that it does not have any more. Reentrant: a
+        # signal handler may submit, or shut down.
+        self._lock = threading.RLock()
+        self._submitting = 0  # submits that have begun, which are to be in the queue before the pool is given back
         self._closed = False
-        self._kept: bool | None = None  # the pool was given back: somebody else may have it; None before
+        self._returned = False  # the pool is another one's, or nobody's
+        self._short: Failure | None = None
+        self._kept = False
+        self._over = threading.Event()  # set when the two above are final
 
     @property
     def short(self) -> Failure | None:
         """Why fewer workers than asked for could be started, or ``None``."""
-        return self._pool.short
+        return self._short if self._over.is_set() else self._pool.short
 
     @property
     def processes(self) -> dict[int, Any]:
-        """The worker processes that live, by their ids: a table that follows what happens."""
+        """The worker processes that live, by their ids: a table that follows what happens, empty after the end."""
         return self._pool.processes
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -160,32 +180,34 @@ class Loan(ChunkingExecutor):
         return self._submit(self._pool.submit_sharing, memo, fn, *args)
 
     def _submit(self, submit: Callable[..., Future[Any]], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        with self._changed:
+        if self._pool.foreign:  # which it says; here another thread of the parent's may have held the lock
+            return submit(*args, **kwargs)
+        with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._open += 1
+            self._submitting += 1
         try:
-            future = submit(*args, **kwargs)
-        except BaseException:
-            self._one_less()
-            raise
-        self._pending.add(future)
-        future.add_done_callback(self._done)
-        return future
+            return submit(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._submitting -= 1
+                last = self._closed and not self._submitting
+            if last:
+                self._pool.vacate(self._return)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; give the pool back when those submitted are done."""
-        with self._changed:
+        if self._pool.foreign:
+            return
+        with self._lock:
             first, self._closed = not self._closed, True
-            idle = not self._open
-        if cancel_futures:
-            for future in list(self._pending):
-                future.cancel()
-        if first and idle:
-            self._return()
+            last = first and not self._submitting
+            if cancel_futures and not self._returned:
+                self._pool.cancel()
+        if last:
+            self._pool.vacate(self._return)
         if wait and not self.served_by(threading.current_thread()):
-            with self._changed:
-                self._changed.wait_for(lambda: self._kept is not None)
+            self._over.wait()
             if not self._kept:
                 self._pool.shutdown(wait=True)
 
@@ -193,37 +215,37 @@ class Loan(ChunkingExecutor):
         """Tell whether a thread is the one that serves this pool."""
         return self._pool.served_by(thread)
 
+    def retire(self) -> None:
+        """Let nobody else have the pool."""
+        self._clearings = -1
+
     def terminate_workers(self) -> None:
         """Shut the pool itself down, and terminate its workers."""
-        self._pool.terminate_workers()
-        self.shutdown(wait=False)
+        self._end(self._pool.terminate_workers)
 
     def kill_workers(self) -> None:
         """Shut the pool itself down, and kill its workers."""
-        self._pool.kill_workers()
-        self.shutdown(wait=False)
+        self._end(self._pool.kill_workers)
 
     def interrupt(self) -> None:
         """Shut the pool itself down after a Ctrl-C."""
-        self._pool.interrupt()
+        self._end(self._pool.interrupt)
+
+    def _end(self, how: Callable[[], None]) -> None:
+        if self._pool.foreign:
+            return
+        with self._lock:
+            if not self._returned:
+                how()
         self.shutdown(wait=False)
 
-    def _done(self, future: Future[Any]) -> None:
-        self._pending.discard(future)
-        self._one_less()
-
-    def _one_less(self) -> None:
-        with self._changed:
-            self._open -= 1
-            over = self._closed and not self._open
-        if over:
-            self._return()
-
     def _return(self) -> None:
-        kept = _give_back(self._key, self._pool, self._birth)
-        with self._changed:
-            self._kept = kept
-            self._changed.notify_all()
+        with self._lock:
+            self._returned = True
+        self._short = self._pool.short
+        self._pool.renew()
+        self._kept = _give_back(self._key, self._pool, self._birth, self._clearings)
+        self._over.set()
 
 
 def _forget_in_child() -> None:
