@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import time
 from functools import lru_cache
-from multiprocessing import process, spawn
 from typing import Any, Final
 from zipimport import zipimporter
 
@@ -73,6 +71,9 @@ def _surroundings() -> tuple[Any, ...]:
 
 
 def _settings() -> tuple[Any, ...]:
+    # Here: whoever only uses threads loads this module too, and a Python may have no multiprocessing.
+    from multiprocessing import process, spawn
+
     main = sys.modules.get("__main__")
     server: Any = sys.modules.get("multiprocessing.forkserver")
     return (
@@ -153,6 +154,8 @@ def _file(module: Any) -> str | None:
 @lru_cache(maxsize=1)
 def _roots() -> tuple[str, ...]:
     """Return the folders of modules that do not change while a program runs."""
+    import sysconfig
+
     paths = sysconfig.get_paths()
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     return tuple({os.path.join(paths[name], "") for name in names} | {"<"})

@@ -1,5 +1,6 @@
 """What short items that travel together still owe each other: nothing. The stdlib's pool is the control."""
 
+import gc
 import itertools
 import threading
 import traceback
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import items, tasks
-from tests.conformance.columns import across
+from tests.conformance.columns import NOTHING_PENDING, across
 from tests.conformance.tasks import PATIENCE, Journal
 
 #: So many that most of them travel in batches, if any do.
@@ -145,14 +146,15 @@ def test_long_items_behind_short_ones_are_shared(pool: Executor) -> None:
     assert len(by_worker) > 1, by_worker
 
 
-@across()
+@across(skip=NOTHING_PENDING)
 def test_closing_takes_back_what_has_not_begun(pool: Executor, journal: Journal) -> None:
-    """Of so many, most."""
-    results: Any = pool.map(partial(items.noted_slowly, journal), range(MANY))
+    """Of so many, some."""
+    results: Any = pool.map(partial(items.noted_slowly, journal), range(4 * MANY))
     next(results)
     results.close()
+    gc.collect()  # a process pool's iterator stands on another, which PyPy closes when it collects it
     pool.shutdown(wait=True)
-    assert len(journal.read()) <= MANY
+    assert 1 <= len(journal.read()) < 4 * MANY
 
 
 @across()

@@ -95,7 +95,6 @@ def test_a_kept_argument_stays_what_it_is(pool: PipePool) -> None:
         pool.submit(jobs.keep, value).result(PATIENCE)
     for number in range(20):
         pool.submit(jobs.checksum, large(1000 + number)).result(PATIENCE)
-    time.sleep(0.01)
     seen: dict[int, list[int]] = {}
     while sum(map(len, seen.values())) < len(values):  # of both workers
         seen.update([pool.submit(jobs.checksums_of_kept).result(PATIENCE)])

@@ -47,8 +47,6 @@ _KEPT: Final = 1 << 26
 _BLOCKS: Final = 32
 #: Objects of which a map remembers that they were sent: the newest.
 _REMEMBERED: Final = 4
-
-
 #: `MADV_POPULATE_WRITE` of Linux's <mman.h>, which Python does not name: as if each page were written to.
 _POPULATE_WRITE: Final = 23
 
