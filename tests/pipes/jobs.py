@@ -72,10 +72,14 @@ def hold(gate: str) -> bool:
     return True
 
 
-def span(path: str, word: str, seconds: float) -> str:
-    """Write down when this task begins and when it ends, with the process that runs it."""
-    note(path, f"begin {word} {os.getpid()}", seconds)
-    note(path, f"end {word} {os.getpid()}")
+def span(folder: str, word: str, seconds: float) -> str:
+    """Write down when this task begins and when it ends, in a file of the process that runs it.
+
+    Not in one file for all: not every file system keeps what several processes append apart.
+    """
+    path = os.path.join(folder, str(os.getpid()))
+    note(path, f"begin {word}", seconds)
+    note(path, f"end {word}")
     return word
 
 

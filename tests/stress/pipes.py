@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -32,7 +34,7 @@ def opened(method: str, workers: int = 2) -> PipePool:
 def kills(method: str, seed: int) -> dict[str, Any]:
     """Kill random workers in the middle of a task, while thousands run: each kill costs that task and no other."""
     chance = random.Random(seed)
-    journal = f"/tmp/unirun-kills-{os.getpid()}"
+    journal = tempfile.mkdtemp(prefix="unirun-kills-")
     resolved: Counter[int] = Counter()
     stop = threading.Event()
     killed = 0
@@ -44,18 +46,20 @@ def kills(method: str, seed: int) -> dict[str, Any]:
             if len(resolved) == done:
                 continue  # workers that come up one after the other and are killed at once would break the pool
             for pid in chance.sample(sorted(pool.processes), k=min(1, len(pool.processes))):
+                busy = False
                 try:
                     os.kill(pid, signal.SIGSTOP)
-                    while state(pid) != "T":
-                        time.sleep(0.0001)
-                    busy = in_a_task(journal, pid)
-                    os.kill(pid, signal.SIGKILL if busy else signal.SIGCONT)
+                    try:
+                        while state(pid) != "T":
+                            time.sleep(0.0001)
+                        busy = in_a_task(journal, pid)
+                    finally:
+                        os.kill(pid, signal.SIGKILL if busy else signal.SIGCONT)
                 except (FileNotFoundError, ProcessLookupError):
                     continue
                 killed += busy
                 done = len(resolved) if busy else done
 
-    open(journal, "w").close()
     pool = opened(method, 3)
     killer = threading.Thread(target=kill)
     killer.start()
@@ -69,9 +73,8 @@ def kills(method: str, seed: int) -> dict[str, Any]:
     stop.set()
     killer.join()
     pool.shutdown()
-    with open(journal) as file:
-        ran = Counter(line.split()[1] for line in file if line.startswith("begin"))
-    os.unlink(journal)
+    ran = Counter(word for name in os.listdir(journal) for how, word in noted(journal, name) if how == "begin")
+    shutil.rmtree(journal)
     failed = [number for number, future in enumerate(futures) if future.exception(0) is not None]
     kinds = {type(futures[number].exception(0)).__name__ for number in failed}
     succeeded = tasks - len(failed)
@@ -94,9 +97,17 @@ def state(pid: int) -> str:
 
 def in_a_task(journal: str, pid: int) -> bool:
     """Tell whether a worker that is stopped has begun a task and not ended it, by what it wrote down itself."""
-    with open(journal) as file:
-        lines = [line.split() for line in file]
-    return next((line[0] == "begin" for line in reversed(lines) if line[2] == str(pid)), False)
+    return next((how == "begin" for how, _ in reversed(noted(journal, str(pid)))), False)
+
+
+def noted(journal: str, name: str) -> list[tuple[str, str]]:
+    """Return what a worker wrote down: ``begin`` or ``end``, and of which task. Of a line, all or nothing."""
+    try:
+        with open(os.path.join(journal, name)) as file:
+            lines = [line.split() for line in file if line.endswith("\n")]
+    except FileNotFoundError:  # it has begun no task
+        return []
+    return [(how, word) for how, word in lines]
 
 
 def cancels(method: str, seed: int) -> dict[str, Any]:
