@@ -24,6 +24,8 @@ from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
 from unirun.backends.pipes.by_value import by_value
+from unirun.backends.pipes.handle import Handle
+from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.terms import Terms
 
@@ -109,6 +111,30 @@ class Deadly:
 def test_a_worker_that_dies_while_it_is_being_given_a_task(method: str) -> None:
     with opened(method, workers=1) as pool:
         assert pool.submit(jobs.square, Deadly(pool.submit(jobs.pid).result(PATIENCE))).result(PATIENCE) == 81
+
+
+def test_the_manager_sleeps_while_another_thread_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe has room then, which would wake it again and again."""
+    flush, turn = Handle.flush, Manager._turn
+    turns: list[None] = []
+
+    def slow_flush(self: Handle) -> None:
+        if threading.current_thread() is threading.main_thread():
+            pool._bell.ring()
+            time.sleep(0.2)
+        flush(self)
+
+    def counted_turn(self: Manager) -> None:
+        turns.append(None)
+        turn(self)
+
+    with open_pipes(1, multiprocessing.get_context(METHODS[0])) as pool:
+        pool.submit(jobs.square, 3).result(PATIENCE)
+        monkeypatch.setattr(Handle, "flush", slow_flush)
+        monkeypatch.setattr(Manager, "_turn", counted_turn)
+        assert pool.submit(jobs.square, 4).result(PATIENCE) == 16
+        monkeypatch.undo()
+    assert 1 <= len(turns) < 10
 
 
 def test_the_only_worker_that_could_be_started_is_replaced(method: str) -> None:

@@ -228,10 +228,14 @@ class Manager:
         self._check_time()
 
     def _watch(self) -> None:
-        """Tell the poll object for which workers there is something to write."""
+        """Tell the poll object for which workers there is something to write.
+
+        Not where somebody is writing just now, who rings if something is left: there is room, and it would call at once.
+        """
         for worker in self.dispatch.workers:
-            if worker.writing != worker.awaited:
-                worker.awaited = worker.writing
+            left = worker.writing and worker.claimed is None
+            if left != worker.awaited:
+                worker.awaited = left
                 self._poll.register(worker.fd, select.POLLIN | (select.POLLOUT if worker.awaited else 0))
 
     def _patience(self) -> float | None:
