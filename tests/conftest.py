@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 import unirun
 from unirun import config, leases
+from unirun.backends.pipes import ear
 
 pytest_plugins = ["tests.hosts.fixtures"]
 
@@ -26,6 +28,13 @@ def clean_state(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     assert leases.cached() == 0, "a cached pool survived reset()"
     if semaphores_alive():
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the main thread hear workers although pytest-timeout has a handler for a signal: it waits for nobody."""
+    if hasattr(signal, "SIGALRM"):
+        monkeypatch.setattr(ear, "_HARMLESS", ear._HARMLESS | {signal.getsignal(signal.SIGALRM)})
 
 
 def semaphores_alive() -> bool:

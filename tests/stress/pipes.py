@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any
 
 from tests.pipes import jobs
@@ -177,6 +178,53 @@ def locks(method: str, seed: int) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     return {"wrong": wrong, "ok": True}
+
+
+def trips(method: str, seed: int) -> dict[str, Any]:
+    """Threads wait for one result after the other, each hearing the worker by itself, while workers are killed."""
+    chance = random.Random(seed)
+    stop = threading.Event()
+    wrong: list[str] = []
+    counts: Counter[str] = Counter()
+
+    def travel(chance: random.Random) -> None:
+        for number in range(TASKS.get(method, FEWER) // 5):
+            future = pool.submit(jobs.square, number)
+            if chance.random() < 0.1:
+                future.cancel()
+            try:
+                correct = future.result(PATIENCE) == number * number
+                counts["right" if correct else "wrong"] += 1
+            except (CancelledError, BrokenProcessPool) as error:
+                counts[type(error).__name__] += 1
+            except BaseException as error:
+                wrong.append(repr(error))
+
+    def kill() -> None:
+        while not stop.wait(chance.uniform(0.01, 0.1)):
+            for pid in chance.sample(sorted(pool.processes), k=min(1, len(pool.processes))):
+                counts["killed"] += 1
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    pool = opened(method, 3)
+    threads = [threading.Thread(target=travel, args=(random.Random(n),)) for n in range(5)]
+    killer = threading.Thread(target=kill)
+    for thread in (*threads, killer):
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    stop.set()
+    killer.join()
+    alive = [thread.name for thread in threads if thread.is_alive()]
+    pool.shutdown(wait=not alive)
+    done = sum(counts.values()) - counts["killed"]
+    return {
+        "wrong": wrong + ["a wrong result"] * counts["wrong"],
+        "still waiting": alive,
+        "lost": len(threads) * (TASKS.get(method, FEWER) // 5) - done,
+        "ok": counts["right"] > done * 0.8 and counts["BrokenProcessPool"] <= counts["killed"],
+    }
 
 
 def descriptors(method: str, seed: int) -> dict[str, Any]:

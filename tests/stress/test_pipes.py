@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scenario", ["kills", "cancels", "locks", "descriptors", "many"])
+@pytest.mark.parametrize("scenario", ["kills", "trips", "cancels", "locks", "descriptors", "many"])
 def test_under_stress(on_host: OnHost, scenario: str, method: str) -> None:
     outcome = on_host(
         "healthy",

@@ -10,28 +10,41 @@ from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
 
-__all__ = ["answer", "cancel", "log", "resolve", "text", "unstart"]
+__all__ = ["answer", "cancel", "log", "opened", "put_alone", "resolve", "text", "unstart"]
 
 #: The stdlib's pools report failed callbacks of futures here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
 
 
-def answer(future: Future[Any], message: protocol.Frame) -> None:
-    """Resolve a future by the answer to its task, whatever that unpickles to."""
+def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any, BaseException | None]:
+    """Return what a task has returned, or raised, whatever the answer unpickles to.
+
+    Args:
+        message: The answer.
+        expected: What unpickling may raise.
+
+    Raises:
+        BaseException: What unpickling raises, if it is not of that kind.
+    """
     failed = message.kind == protocol.ERROR
-    error: BaseException | None = None
-    value = None
     try:
         value = protocol.load(message)
         if failed:
             error, raised = value
             error.__cause__ = RemoteTraceback(raised)
-    except BaseException as unloadable:
+            return None, error
+    except expected as unloadable:
         what = "exception" if failed else "result"
         broken = BrokenProcessPool(f"the {what} could not be unpickled: {unloadable!r}")
         broken.__cause__ = unloadable
-        error = broken
-    _put(future, value, error)  # it runs: what a worker was given cannot be cancelled unless it is taken back
+        return None, broken
+    return value, None
+
+
+def answer(future: Future[Any], message: protocol.Frame) -> None:
+    """Resolve a future by the answer to its task."""
+    # It runs: what a worker was given cannot be cancelled unless it is taken back.
+    _put(future, *opened(message, BaseException))
 
 
 def resolve(future: Future[Any], value: Any = None, *, error: BaseException | None = None) -> None:
@@ -50,10 +63,29 @@ def _put(future: Future[Any], value: Any, error: BaseException | None) -> None:
             future.set_exception(error)
         else:
             future.set_result(value)
-    except InvalidStateError:
-        pass  # by the user's own hand
+    except InvalidStateError:  # by the user's own hand, or who listened was interrupted just then:
+        with future._condition:
+            future._condition.notify_all()
     except BaseException:  # of a callback; the manager serves the others
         LOGGER.exception("exception calling callback for %r", future)
+
+
+def put_alone(future: Future[Any], value: Any, error: BaseException | None) -> bool:
+    """Resolve a future for a thread that waits for it; return whether that was possible.
+
+    Not if there are callbacks, which are to run in the manager thread, or somebody waits for several futures: if this
+    thread is interrupted in the middle, the others that wait for this one need only be woken.
+    """
+    it: Any = future
+    # While this is held nobody adds any. Not the condition, nor `set_result`, which enters it: Python code does, and
+    # an interrupt can leave it locked then.
+    with it._condition._lock:
+        if it._state != "RUNNING" or it._done_callbacks or it._waiters:
+            return False
+        it._result, it._exception = value, error
+        it._state = "FINISHED"
+        it._condition.notify_all()
+        return True
 
 
 def cancel(future: Future[Any]) -> None:

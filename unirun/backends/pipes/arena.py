@@ -34,7 +34,7 @@ from typing import Any, Final
 from unirun.backends.pipes import forks
 from unirun.backends.pipes.protocol import Placed, ProtocolError
 
-__all__ = ["Arena", "Block", "Memo", "Shared", "keep"]
+__all__ = ["Arena", "Block", "Memo", "Shared", "keep", "opened"]
 
 #: Bytes of a buffer from which a mapping in the worker costs less than the way through the pipe.
 SMALLEST: Final = 1 << 18
@@ -383,3 +383,17 @@ def keep(mappings: Iterable[weakref.ref[mmap.mmap]]) -> None:
 
 def _received(fd: Any) -> Shared:
     return Shared(fd.detach())
+
+
+def opened(ring: Callable[[], object]) -> Arena | None:
+    """Return memory for large buffers, or ``None`` where this host has none.
+
+    Nor with PyPy, whose workers would hold a mapping, and its descriptor, until some later collection.
+    """
+    if sys.implementation.name != "cpython":
+        return None
+    try:
+        arena, _ = forks.made(lambda: ((made := Arena(ring)), made.shared))
+    except (AttributeError, OSError):
+        return None
+    return arena  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import time
 from collections import deque
@@ -86,6 +87,10 @@ class Handle:
         self.initialized: bool = False
         #: Who is giving it tasks, or writing to it, just now: nobody else may. None for nobody.
         self.claimed: object = None
+        #: Who hears it just now: nobody else may. None for nobody; guarded by the pool's lock.
+        self.listener: object = None
+        #: The bytes that were read and not understood, if a listener was interrupted: one number.
+        self.unheard: list[int] = []
         #: It was told to end, and gets no more tasks.
         self.leaving: bool = False
         #: It was killed because its task ran too long.
@@ -94,11 +99,12 @@ class Handle:
         self.unbegun: list[Task] = []
         #: What it last wrote to standard error.
         self.tail: str = ""
-        #: The manager polls it for room to write.
+        #: The manager watches for room to write.
         self.awaited: bool = False
         self._out: deque[memoryview] = deque()
         self._serial = 0
         self._reader = protocol.Reader()
+        self._poll: Any = None  # a listener's
         self._ends: list[Any] = []
         self.process: Any = None
         theirs = None
@@ -202,6 +208,8 @@ class Handle:
             EOFError: There will be no more: its end of the pipe is closed.
             ProtocolError: What arrived is no message.
         """
+        if self.unheard:
+            yield from self._reader.got(self.unheard.pop())
         for _ in range(16):  # then another worker has its turn
             room = self._reader.room()
             try:
@@ -217,6 +225,22 @@ class Handle:
             yield from self._reader.got(count)
             if not full:
                 return
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a message, or for its end; return whether there is one."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.fd, select.POLLIN)
+        return bool(self._poll.poll(seconds * 1000))
+
+    def overhear(self) -> protocol.Frame | None:
+        """Read what has arrived, and return it if it is one small message. Who has understood it clears ``unheard``."""
+        try:
+            # One step, between whose parts no Ctrl-C can come: what is read is known to be there.
+            self.unheard.extend(map(os.readv, (self.fd,), ([self._reader.room()],)))
+        except (BlockingIOError, ConnectionResetError):
+            return None
+        return self._reader.only(self.unheard[0])
 
     def heard(self, text: str) -> None:
         """Keep the end of what it writes to standard error."""

@@ -6,20 +6,21 @@ forgotten; the exit of the interpreter shuts it down and waits for it. It ends e
 
 from __future__ import annotations
 
+import math
 import select
-import sys
 import threading
 import time
 import weakref
 from typing import Any, Final
 
-from unirun.backends.pipes import answers, exits, forks, protocol
-from unirun.backends.pipes.arena import Arena
+from unirun.backends.pipes import answers, arena, exits, forks, protocol
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
+from unirun.backends.pipes.ear import Ear
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.vacancy import Vacancy
+from unirun.backends.pipes.watch import Watch
 from unirun.backends.pipes.worker import Orders
 from unirun.backends.processes import BrokenProcessPool, died_early
 from unirun.refusal import Failure, Refused, failure, is_refusal
@@ -55,7 +56,7 @@ class Manager:
         self._orders = orders
         self._terms = terms
         self._bell = bell
-        self._arena = _make_arena(bell)
+        self._arena = arena.opened(bell.ring)
         if self._arena is not None:
             self._orders = orders._replace(shared=self._arena.shared)
         #: The queue and the workers.
@@ -64,6 +65,10 @@ class Manager:
         self.processes: dict[int, Any] = {}
         #: Whom to tell when nothing is left to do.
         self.vacancy: Vacancy = Vacancy(bell)
+        self._watch = Watch()
+        self._watch.add(bell.fd)
+        #: Hears a worker for who waits for it.
+        self.ear: Ear = Ear(self.dispatch, self._watch, self.vacancy, terms, bell)
         #: A worker has ended that was not told to.
         self.worn: bool = False
         # Set by any thread, read by the manager's; each by one assignment.
@@ -71,8 +76,6 @@ class Manager:
         self._kill_at: float | None = None
         # Only the manager thread's, or before it starts the opening one's:
         self._failed_starts = 0
-        self._poll: Any = select.poll()
-        self._poll.register(bell.fd, select.POLLIN)
         self._watched: dict[int, Handle] = {}
         self._thread: threading.Thread | None = None
 
@@ -133,7 +136,7 @@ class Manager:
                 return
             self.processes[worker.process.pid] = worker.process
             self._watched[worker.fd] = worker
-            self._poll.register(worker.fd, select.POLLIN)
+            self._watch.add(worker.fd)
             with self.dispatch.lock:
                 self.dispatch.workers.append(worker)
 
@@ -209,17 +212,21 @@ class Manager:
 
     def _close(self) -> None:
         self._bell.silence()
+        self._watch.close()
         if self._arena is not None:
             forks.close(self._arena)
 
     def _turn(self) -> None:
         """Wait for something to happen, and see to it."""
-        self._watch()
-        for fd, event in self._poll.poll(self._patience()):
+        self._watch.await_room(self.dispatch)
+        for fd, event in self._watch.wait(self._patience()):
             if fd == self._bell.fd:
                 self._bell.hear()
+                for each in [worker for worker in self.dispatch.workers if worker.unheard]:
+                    self._hear(each)
                 continue
-            worker = self._watched[fd]
+            if (worker := self._watched.get(fd)) is None:
+                continue  # it was lost just now
             if event & select.POLLOUT and self.dispatch.claim_writer(worker):
                 worker.flush()
                 self.dispatch.release(worker, self.dispatch)
@@ -227,19 +234,8 @@ class Manager:
                 self._hear(worker)
         self._check_time()
 
-    def _watch(self) -> None:
-        """Tell the poll object for which workers there is something to write.
-
-        Not where somebody is writing just now, who rings if something is left: there is room, and it would call at once.
-        """
-        for worker in self.dispatch.workers:
-            left = worker.writing and worker.claimed is None
-            if left != worker.awaited:
-                worker.awaited = left
-                self._poll.register(worker.fd, select.POLLIN | (select.POLLOUT if worker.awaited else 0))
-
-    def _patience(self) -> float | None:
-        """Return how many milliseconds to wait for an event, ``None`` for ever."""
+    def _patience(self) -> float:
+        """Return how many seconds to wait for an event."""
         due = [] if self._kill_at is None else [self._kill_at]
         if not self.dispatch.quiet and (check := self.dispatch.next_check()) is not None:
             due.append(check)
@@ -247,7 +243,7 @@ class Manager:
             due += [worker.since + self._terms.task_timeout for worker in self.dispatch.workers if worker.tasks]
         if self._arena is not None and self._arena.due is not None:
             due.append(self._arena.due)
-        return max(0.0, (min(due) - time.monotonic()) * 1000 + 0.5) if due else None
+        return min(due) - time.monotonic() if due else math.inf
 
     def _check_time(self) -> None:
         """Kill the workers whose time is up, and give back memory that is not used."""
@@ -258,13 +254,16 @@ class Manager:
             return
         now = time.monotonic()
         for worker in list(self.dispatch.workers):
-            if limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out:
-                worker.timed_out = True
-                worker.kill()
-            if self._kill_at is not None and now >= self._kill_at:
+            late = limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out
+            if late or (self._kill_at is not None and now >= self._kill_at):
+                worker.timed_out = worker.timed_out or bool(late)
                 worker.kill()
 
     def _hear(self, worker: Handle) -> None:
+        with self.dispatch.lock:
+            if worker.listener is not None:
+                return
+            worker.listener = self
         try:
             for message in worker.receive():
                 self._act(worker, message)
@@ -274,6 +273,8 @@ class Manager:
             worker.heard(f"what it sent is no message: {error}")
             worker.kill()
             self._lose(worker)
+        finally:
+            worker.listener = None
 
     def _act(self, worker: Handle, message: protocol.Frame) -> None:
         kind = message.kind
@@ -317,7 +318,7 @@ class Manager:
         initialized = worker.initialized
         worker.initialized = False
         del self.processes[worker.process.pid], self._watched[worker.fd]
-        self._poll.unregister(worker.fd)
+        self._watch.drop(worker.fd)
         worker.bury()
         running = self.dispatch.left(worker)
         tail = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
@@ -384,17 +385,3 @@ class Manager:
         why = self.dispatch.broken or "the pool was ended before the task could begin"
         for task in self.dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool(why))
-
-
-def _make_arena(bell: Bell) -> Arena | None:
-    """Return memory for large buffers, or ``None`` where this host has none.
-
-    Nor with PyPy, whose workers would hold a mapping, and its descriptor, until some later collection.
-    """
-    if sys.implementation.name != "cpython":
-        return None
-    try:
-        arena, _ = forks.made(lambda: ((made := Arena(bell.ring)), made.shared))
-    except (AttributeError, OSError):
-        return None
-    return arena  # type: ignore[no-any-return]

@@ -254,6 +254,20 @@ class Reader:
             self._start, self._end = 0, len(kept)
         return self._buffer[self._end :]
 
+    def only(self, count: int) -> Frame | None:
+        """Return the frame that the ``count`` bytes in the room are, if they are a small one and there are no others.
+
+        They are still to be told by ``got``, or else are forgotten.
+        """
+        length = count - _HEADER.size
+        if self._header is not None or self._start != self._end or length < 0:
+            return None
+        magic, kind, buffers, serial, seconds, said = _HEADER.unpack_from(self._buffer, self._start)
+        if magic != _MAGIC or kind not in _KINDS or buffers or said != length or length > _ROOM // 4:
+            return None
+        begin = self._start + _HEADER.size
+        return Frame(kind, serial, seconds, self._buffer[begin : begin + length], ())
+
     def got(self, count: int) -> Iterator[Frame]:
         """Say that ``count`` bytes were put into the room, and iterate over the frames that are complete now.
 
