@@ -66,6 +66,19 @@ def pipes(context: Any) -> Iterator[Peer]:
 
 
 @contextmanager
+def hook(context: Any) -> Iterator[Peer]:
+    """What the stdlib's class is in a program that runs with the hook."""
+    import concurrent.futures
+
+    from unirun import autopatch
+
+    with autopatch.install():
+        hooked = concurrent.futures.ProcessPoolExecutor
+    with hooked(WORKERS, mp_context=context) as pool:
+        yield of_executor(pool)
+
+
+@contextmanager
 def multiprocessing_pool(context: Any) -> Iterator[Peer]:
     """The older pool of the stdlib."""
     with context.Pool(WORKERS) as pool:
@@ -135,6 +148,7 @@ PEERS: dict[str, Callable[[Any], AbstractContextManager[Peer]]] = {
     "stdlib": stdlib,
     "unirun": pipes,
     "unirun compat": compat,
+    "unirun hook": hook,
     "multiprocessing.Pool": multiprocessing_pool,
     "loky": loky,
     "joblib": joblib,
