@@ -325,6 +325,7 @@ import sys
 import concurrent.futures
 with concurrent.futures.{kind}(1) as pool:
     assert pool.submit(abs, -3).result() == 3
+    assert list(pool.map(abs, [-1, -2])) == [1, 2]
 print(pool.__class__.__module__, *sys.modules)
 """
 

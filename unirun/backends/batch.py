@@ -9,15 +9,19 @@ Guarantees:
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import time
 import traceback
-from collections.abc import Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Final, NamedTuple
 
 from unirun.backends.lowered import RemoteTraceback, dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
 
 __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
 
@@ -30,30 +34,45 @@ _TINY: Final = 1e-6
 _BYTES: Final = 1 << 18
 
 
-class Done(NamedTuple):
+# No named tuples: to make these two takes as long as all else that a first map has to import from here.
+
+
+class Done:
     """What became of a batch.
 
-    Attributes:
+    Args:
         results: The plain results, in order, and ``None`` in the place of the others; as many as have run.
         others: The others, pickled, by their places.
         seconds: How long the batch took.
     """
 
-    results: list[Any]
-    others: dict[int, bytes]
-    seconds: float
+    __slots__ = ("others", "results", "seconds")
+
+    def __init__(self, results: list[Any], others: dict[int, bytes], seconds: float) -> None:
+        self.results: list[Any] = results
+        self.others: dict[int, bytes] = others
+        self.seconds: float = seconds
+
+    def __reduce__(self) -> tuple[type[Done], tuple[Any, ...]]:
+        return Done, (self.results, self.others, self.seconds)
 
 
-class Timed(NamedTuple):
+class Timed:
     """What became of an item that was sent alone.
 
-    Attributes:
+    Args:
         value: What the function returned.
         seconds: How long it took.
     """
 
-    value: Any
-    seconds: float
+    __slots__ = ("seconds", "value")
+
+    def __init__(self, value: Any, seconds: float) -> None:
+        self.value: Any = value
+        self.seconds: float = seconds
+
+    def __reduce__(self) -> tuple[type[Timed], tuple[Any, ...]]:
+        return Timed, (self.value, self.seconds)
 
 
 def timed(fn: Any, /, *arguments: Any) -> Timed:
@@ -85,12 +104,12 @@ def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float
     results: list[Any] = []
     others: dict[int, bytes] = {}
     size = 0
-    left = iter(items)
+    left, count = iter(items), len(items)
     append, clock, kind = results.append, time.perf_counter, None  # the loop takes as long as a short item does,
-    stride = unseen = 1  # and asking for the time as well
-    while True:
+    now, stride = begin, 1  # and asking for the time as well
+    while len(results) < count and now <= end and size <= _BYTES:
         try:
-            for item in left:
+            for item in itertools.islice(left, stride):
                 value = call(item)
                 if type(value) is not kind:
                     kind = type(value)
@@ -101,19 +120,16 @@ def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float
                         others[len(results)] = packed
                         value = None
                 append(value)
-                unseen -= 1
-                if not unseen:
-                    if (now := clock()) > end or size > _BYTES:
-                        break
-                    if stride < _STRIDE and now - begin < _TINY * len(results):
-                        stride += 1
-                    unseen = stride
-            return Done(results, others, time.perf_counter() - begin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            others[len(results)] = _pack_error(error)
+            others[len(results)] = packed = _pack_error(error)
+            size += len(packed)
             append(None)
+        now = clock()
+        if stride < _STRIDE and now - begin < _TINY * len(results):
+            stride += 1
+    return Done(results, others, time.perf_counter() - begin)
 
 
 def load(packed: bytes) -> Any:

@@ -7,15 +7,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from typing import Any, Final
 
 from unirun.backends import batch as worker
 from unirun.maps import exits
 from unirun.maps.pace import Pace
 from unirun.maps.parcels import Parcel, Parcels
 from unirun.maps.results import Results, one_by_one
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Final
 
 __all__ = ["Batches"]
 
@@ -102,8 +105,7 @@ class Batches:
         self._next = 0  # the place of the next result
         self._read = False  # nothing more will be taken,
         self._short = False  # although there may be more
-        self._flushing = self._closed = False
-        self._broken = False  # the executor is, or a worker was
+        self._flushing = self._closed = self._broken = False  # the last: the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
@@ -278,7 +280,7 @@ class Batches:
         if self._size is not None:
             return self._size
         most = max(1, self._window // self._ahead) if self._window else None
-        return self._pace.wanted(math.ceil(left / self._ahead) if self._read and left else None, most)
+        return self._pace.wanted(left if self._read and left else None, most)
 
     def _send(self, batch: _Batch) -> None:
         """Submit a batch; its first items, where not all of them go into one."""
@@ -292,7 +294,7 @@ class Batches:
                 future = self._submit(*call, *batch.items[0] if self._spread else batch.items)
             else:
                 limit = _LIMIT if self._workers > 1 and self._size is None else math.inf
-                future = self._submit(worker.run, *parcel, limit)
+                future = self._submit(worker.run, parcel.fn, parcel.items, parcel.spread, parcel.pickled, limit)
         except BaseException as error:
             with self._changed:
                 self._open -= 1

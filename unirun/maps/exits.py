@@ -5,28 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unirun.maps.batches import Batches
 
 __all__ = ["add", "discard"]
 
-
-class Ends(Protocol):
-    """A map that has to end."""
-
-    def finish(self) -> None: ...
-    def cancel(self) -> None: ...
-
-
 # Whoever may have forgotten their results. Changed by single calls, which are atomic.
-_live: set[Ends] = set()
+_live: set[Batches] = set()
 
 
-def add(batches: Ends) -> None:
+def add(batches: Batches) -> None:
     """See to it that at the exit all of a map is done, as it would be had it been submitted at the call."""
     _live.add(batches)
 
 
-def discard(batches: Ends) -> None:
+def discard(batches: Batches) -> None:
     """Forget a map that is done."""
     _live.discard(batches)
 

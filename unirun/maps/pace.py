@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["Pace"]
 
 #: Seconds of work in one batch: some ten times what it takes to send one and to hear of it.
 _WORK: Final = 0.002
-#: Seconds of work that no batch goes below on account of the end being near: sending more of them would take longer.
+#: Seconds of work that a worker's share of what is left must have to be sent in two halves: less is not worth it.
 _LEAST: Final = 0.0004
 #: Seconds that an item may take to travel with others.
 _SHORT: Final = 0.001
@@ -21,6 +24,9 @@ _MOST: Final = 8192
 class Pace:
     """An estimate of what an item takes: the longest average of the newest batches, one for each worker.
 
+    The workers should finish together. So the batches go in rounds, in each of which all workers get equal ones: half
+    of what is left. That is "factoring"; see Hummel, Schonberg and Flynn, Communications of the ACM 35 (8), 1992.
+
     Guarded by the lock of the map.
 
     Args:
@@ -30,6 +36,9 @@ class Pace:
 
     def __init__(self, workers: int, seconds: float | None) -> None:
         self._newest: deque[float] = deque([] if seconds is None else [seconds], maxlen=workers)
+        self._workers = workers
+        self._share = 0  # the items in a batch of this round,
+        self._round = 0  # of which so many are to come
 
     @property
     def known(self) -> bool:
@@ -45,18 +54,25 @@ class Pace:
         """Take note that the items of a batch took that long, each."""
         self._newest.append(seconds)
 
-    def wanted(self, share: int | None, most: int | None) -> int:
+    def wanted(self, left: int | None, most: int | None) -> int:
         """Return how many items the next batch should have.
 
         Args:
-            share: As many as each batch would have if all that is left were sent now; ``None`` if that is not known.
+            left: How many are left, this batch included; ``None`` if that is not known.
             most: More it must not have.
         """
         seconds = self.seconds
         if seconds > _SHORT:
             return 1
-        limit = _MOST if most is None else min(_MOST, most)
-        count = int(min(limit, _WORK / seconds))
-        if share is not None:  # the workers should finish together
-            count = min(count, max(share, int(min(limit, _LEAST / seconds))))
+        count = int(min(_MOST if most is None else min(_MOST, most), _WORK / seconds))
+        if left is not None:
+            count = min(count, self._part(left, seconds))
         return max(1, count)
+
+    def _part(self, left: int, seconds: float) -> int:
+        if not self._round:
+            share = left / self._workers
+            self._share = math.ceil(share / 2 if share * seconds >= _LEAST else share)
+            self._round = self._workers
+        self._round -= 1
+        return self._share

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
 
 from unirun.backends.batch import PLAIN, by_name
 from unirun.backends.lowered import dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Final
 
 __all__ = ["Parcel", "Parcels"]
 
@@ -21,20 +24,23 @@ _BYTES: Final = 1 << 16
 _NUMBERS: Final = frozenset({int, float, complex, bool, type(None)})
 
 
-class Parcel(NamedTuple):
+class Parcel:
     """The arguments for ``backends.batch.run``, but the last one.
 
-    Attributes:
+    Args:
         fn: The function; or pickled, where each item is to have its own.
         items: The items, or each of them pickled.
         spread: Each is a tuple of arguments.
         pickled: Each is pickled.
     """
 
-    fn: Any
-    items: Sequence[Any]
-    spread: bool
-    pickled: bool
+    __slots__ = ("fn", "items", "pickled", "spread")
+
+    def __init__(self, fn: Any, items: Sequence[Any], spread: bool, pickled: bool) -> None:
+        self.fn: Any = fn
+        self.items: Sequence[Any] = items
+        self.spread: bool = spread
+        self.pickled: bool = pickled
 
 
 class Parcels:

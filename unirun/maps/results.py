@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any, Self
 
 from unirun.backends import batch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+    from typing import Any, Self
 
 __all__ = ["Results", "one_by_one"]
 
 
-class Results(itertools.chain[Any]):
+class Results(itertools.chain):  # type: ignore[type-arg]  # to say `Any` would load `typing`
     """An iterator over results, which can be closed as a generator can, and is faster than one."""
 
     _batches: Any
