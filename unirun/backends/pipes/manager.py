@@ -280,6 +280,8 @@ class Manager:
         kind = message.kind
         if kind in (protocol.RESULT, protocol.ERROR):
             task = self.dispatch.answered(worker, message.serial, message.seconds)
+            if not worker.tasks and self.dispatch.queue:
+                self.dispatch.feed_all()  # rather than let it wait until its answer is unpickled
             if task is not None:
                 answers.answer(task.future, message)
         elif kind == protocol.DROPPED:
