@@ -42,20 +42,25 @@ def timed(call: Callable[[], object]) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
-def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> Times:
-    """Time each contestant once a round; the order turns, so that none is always behind the same one."""
+def in_turn(
+    contestants: dict[str, Callable[..., object]], rounds: int, prepare: Callable[[], tuple[Any, ...]] = tuple
+) -> Times:
+    """Time each contestant once a round; the order turns, so that none is always behind the same one.
+
+    What it is called with is prepared before the time runs.
+    """
     times: Times = {name: [] for name in contestants}
     names = list(contestants)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name].append(timed(contestants[name]))
+            times[name].append(timed(partial(contestants[name], *prepare())))
     return times
 
 
 def of_peers(job: Job, context: Any, rounds: int, missing: list[str]) -> Times:
     """A job in each of the peers' pools, which are open all the time."""
     with ExitStack() as stack:
-        contestants: dict[str, Callable[[], object]] = {}
+        contestants: dict[str, Callable[..., object]] = {}
         for name, opened in PEERS.items():
             try:
                 peer = stack.enter_context(opened(context))
@@ -64,8 +69,8 @@ def of_peers(job: Job, context: Any, rounds: int, missing: list[str]) -> Times:
                 missing.append(f"{name} ({error.name} is not installed)")
                 continue
             contestants[name] = partial(job.run, peer)
-            contestants[name]()
-        return in_turn(contestants, rounds)
+            contestants[name](*job.prepare())
+        return in_turn(contestants, rounds, job.prepare)
 
 
 def openings(context: Any, rounds: int, *, times: int = 1, tasks: int = 1) -> Times:

@@ -17,12 +17,14 @@ class Job:
     Attributes:
         title: What it is, in words.
         rounds: How often to do it, by default.
-        run: Does it once.
+        run: Does it once, with a pool and what was prepared.
+        prepare: Makes what is sent, before the time runs.
     """
 
     title: str
     rounds: int
-    run: Callable[[Peer], object]
+    run: Callable[..., object]
+    prepare: Callable[[], tuple[Any, ...]] = tuple
 
 
 def round_trips(peer: Peer) -> None:
@@ -43,19 +45,14 @@ def arrays(peer: Peer) -> None:
     assert results[-1].nbytes == 8_000_000
 
 
-def arrays_in(peer: Peer) -> None:
-    """16 new arrays of 8 MB to the workers by the pool's own map, a number back for each."""
-    peer.map(total, new_arrays())
+def arrays_in(peer: Peer, arrays: list[Any]) -> None:
+    """Arrays to the workers by the pool's own map, a number back for each."""
+    peer.map(total, arrays)
 
 
-def arrays_again(peer: Peer) -> None:
-    """The same, of arrays that were sent before."""
-    peer.map(total, sixteen_arrays())
-
-
-def arrays_in_and_out(peer: Peer) -> None:
-    """16 new arrays of 8 MB to the workers and back by the pool's own map."""
-    peer.map(same, new_arrays())
+def arrays_in_and_out(peer: Peer, arrays: list[Any]) -> None:
+    """Arrays to the workers and back by the pool's own map."""
+    peer.map(same, arrays)
 
 
 def one_array(peer: Peer) -> None:
@@ -156,9 +153,9 @@ JOBS: dict[str, Job] = {
     "slow-middle": Job("Map 20,000 tasks, the middle one of 1 s", 2, map_slow_middle),
     "slow-last": Job("Map 19,999 tiny tasks, then one of 1 s", 2, map_slow_last),
     "arrays": Job("16 arrays of 8 MB in and out", 7, arrays),
-    "arrays-in": Job("Map 16 new arrays of 8 MB, a number back", 7, arrays_in),
-    "arrays-again": Job("Map the same 16 arrays of 8 MB again", 7, arrays_again),
-    "arrays-in-out": Job("Map 16 new arrays of 8 MB in and out", 7, arrays_in_and_out),
+    "arrays-in": Job("Map 16 new arrays of 8 MB, a number back", 7, arrays_in, lambda: (new_arrays(),)),
+    "arrays-again": Job("Map the same 16 arrays of 8 MB again", 7, arrays_in, lambda: (sixteen_arrays(),)),
+    "arrays-in-out": Job("Map 16 new arrays of 8 MB in and out", 7, arrays_in_and_out, lambda: (new_arrays(),)),
     "one-array": Job("Map one array of 100 MB to 50 tasks", 1, one_array),
     "computing": Job("200 tasks of 20 ms of computing", 3, computing),
 }

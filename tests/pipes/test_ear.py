@@ -146,6 +146,19 @@ def test_callbacks_run_in_the_pool_s_own_thread(pool: PipePool) -> None:
     assert "unirun-pipes" in names
 
 
+class Exits:
+    """Unpickles to the end of the program."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (3,)
+
+
+def test_what_ends_the_program_when_it_is_unpickled_is_an_error(pool: PipePool) -> None:
+    for _ in range(20):
+        with pytest.raises(BrokenProcessPool, match="SystemExit"):
+            pool.submit(Exits).result(PATIENCE)
+
+
 def test_cancelled_while_somebody_listens(pool: PipePool) -> None:
     (pid,) = pool.processes
     os.kill(pid, signal.SIGSTOP)

@@ -91,7 +91,12 @@ class Ear:
         message = worker.overhear()
         if message is None or message.kind not in (protocol.RESULT, protocol.ERROR):
             return
-        value, error = answers.opened(message, Exception)  # no Ctrl-C of this thread's
+        try:
+            value, error = answers.opened(message, Exception)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # which is not for this thread: the manager makes an error of it
+            return
         # Before the manager can learn that the task is done, and end: who has seen it end finds all futures resolved.
         if answers.put_alone(future, value, error):
             self._dispatch.answered(worker, message.serial, message.seconds)
