@@ -10,12 +10,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
-    from typing import Any, Self
+    from typing import Any, Self, TypeAlias
+
+    _Chain: TypeAlias = itertools.chain[Any]
+else:
+    _Chain = itertools.chain  # to say `Any` would load `typing`
 
 __all__ = ["Results", "one_by_one"]
 
 
-class Results(itertools.chain):  # type: ignore[type-arg]  # to say `Any` would load `typing`
+class Results(_Chain):
     """An iterator over results, which can be closed as a generator can, and is faster than one."""
 
     _batches: Any
