@@ -47,6 +47,7 @@ class _Lease:
     def __init__(self, pool: ManagedExecutor, birth: Birth | None) -> None:
         self.pool = pool
         self.users = 0
+        self.futures: set[Future[Any]] = set()  # of those users that have one, until its callback
         self.starting: Future[Any] | None = None
         self.idle_since = self.checked = time.monotonic()
         self.birth = birth  # of workers that are not forked
@@ -84,6 +85,8 @@ def submit(
             # one.
             _drop(key, entry)
             continue
+        with _changed:
+            entry.futures.add(future)
         future.add_done_callback(partial(_give_back, entry))
         return future
 
@@ -165,7 +168,8 @@ def _find(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
 
 def _is_stale(entry: _Lease) -> bool:
     """Tell whether new workers would see what those of an idle pool do not. The caller holds the lock."""
-    if entry.birth is None or entry.users:  # in a burst that is one question for all of its tasks
+    # In a burst that is one question for all of its tasks. Who has just waited for one may be here before its callback.
+    if entry.birth is None or entry.users > len(entry.futures) or not all(each.done() for each in entry.futures):
         return False
     now = time.monotonic()
     if now - entry.checked < FILES_SECONDS:
@@ -174,9 +178,11 @@ def _is_stale(entry: _Lease) -> bool:
     return entry.birth.is_over()
 
 
-def _give_back(entry: _Lease, _: Future[Any] | None = None) -> None:
+def _give_back(entry: _Lease, future: Future[Any] | None = None) -> None:
     with _changed:
         entry.users -= 1
+        if future is not None:
+            entry.futures.discard(future)
         if entry.users == 0:
             entry.idle_since = time.monotonic()
             _ensure_reaper()

@@ -355,6 +355,23 @@ def test_a_module_changed_on_disk_is_seen(
     monkeypatch.delitem(sys.modules, file.stem)
 
 
+def test_a_cached_pool_is_idle_as_soon_as_its_result_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long its thread then takes for what is called when a future is done."""
+    give_back = leases._give_back
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.3)
+        give_back(*args)
+
+    configure(start_method="spawn", force_process=True, max_workers=1)
+    assert unirun.submit(variable, "SOME_WORD").result(PATIENCE) is None
+    monkeypatch.setattr(leases, "_give_back", slow)
+    assert unirun.submit(variable, "SOME_WORD").result(PATIENCE) is None
+    monkeypatch.setenv("SOME_WORD", "new")
+    assert unirun.submit(variable, "SOME_WORD").result(PATIENCE) == "new"
+    monkeypatch.undo()
+
+
 def test_a_changed_surrounding_is_seen_by_a_cached_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, also between two tasks of which the first was just waited for."""
     configure(start_method="spawn", force_process=True, max_workers=1)
