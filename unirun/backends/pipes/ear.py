@@ -40,7 +40,9 @@ MOMENT: Final = 0.001
 #: Handlers that run no code of the user's. The last one raises KeyboardInterrupt.
 _HARMLESS: Final = frozenset({int(signal.SIG_DFL), int(signal.SIG_IGN), None, signal.default_int_handler})
 _SIGNALS: Final = range(1, signal.NSIG)
-_CPYTHON: Final = sys.implementation.name == "cpython"
+#: Whether Ctrl-C keeps out of what is one step here (see ``Handle.overhear``) and of the taking of a lock by `with`.
+#: With PyPy it does not; in 3.14 it comes between the taking and the block, and the lock stays locked.
+_KEPT_OUT: Final = sys.implementation.name == "cpython" and sys.version_info[:2] != (3, 14)
 
 
 class Ear:
@@ -128,10 +130,10 @@ class Ear:
 
 
 def _undisturbed() -> bool:
-    """Tell whether no handler of a signal can come between two steps of this thread: they run in the main one.
+    """Tell whether no handler of a signal but that of Ctrl-C can come between two steps of this thread.
 
-    But Ctrl-C, which only CPython keeps out of what is one step here; see ``Handle.overhear``.
+    They run in the main one.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return True
-    return _CPYTHON and _HARMLESS.issuperset(map(_signal.getsignal, _SIGNALS))
+    return _KEPT_OUT and _HARMLESS.issuperset(map(_signal.getsignal, _SIGNALS))
