@@ -85,7 +85,7 @@ def test_an_interrupt_loses_nothing(job: str) -> None:
     Not while the stdlib waits for the future: its condition may then stay locked for ever, in any pool.
     """
     interrupted, heard = run(f"""
-        import multiprocessing, random, signal
+        import multiprocessing, random, signal, time
         from tests.pipes import jobs
         from unirun.backends.pipes import answers, ear
         from unirun.backends.pipes.pool import open_pipes
@@ -102,11 +102,17 @@ def test_an_interrupt_loses_nothing(job: str) -> None:
         interrupted = 0
         with open_pipes(1, multiprocessing.get_context("fork")) as pool:
             expected = repr(pool.submit(jobs.{job}).exception(30))
+            times = []
+            for _ in range(51):
+                begin = time.perf_counter()
+                pool.submit(jobs.{job}).exception(30)
+                times.append(time.perf_counter() - begin)
+            longest = 2 * sorted(times)[25]
             for _ in range(4000):
                 future = pool.submit(jobs.{job})
                 try:
                     try:
-                        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 2e-4))
+                        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, longest))
                         pool._manager.ear.listen(future)
                     finally:
                         signal.setitimer(signal.ITIMER_REAL, 0)
