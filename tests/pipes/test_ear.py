@@ -100,7 +100,10 @@ def test_an_interrupt_loses_nothing(job: str) -> None:
         chance = random.Random(1)
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         interrupted = 0
+        # Only to this thread: one that another thread takes up late would come after what is tried here.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGALRM}})
         with open_pipes(1, multiprocessing.get_context("fork")) as pool:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {{signal.SIGALRM}})
             expected = repr(pool.submit(jobs.{job}).exception(30))
             times = []
             for _ in range(51):
@@ -122,8 +125,8 @@ def test_an_interrupt_loses_nothing(job: str) -> None:
             assert pool.usable
         print(interrupted, len(heard))
         """).split()
-    assert int(interrupted) > 100
-    assert int(heard) > 100
+    assert int(interrupted) > 20
+    assert int(heard) > 20
 
 
 def test_others_who_wait_for_the_same_future_are_woken(pool: PipePool) -> None:
