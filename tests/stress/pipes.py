@@ -184,8 +184,8 @@ def trips(method: str, seed: int) -> dict[str, Any]:
     """Threads wait for one result after the other, each hearing the worker by itself, while workers are killed."""
     chance = random.Random(seed)
     stop = threading.Event()
-    wrong: list[str] = []
-    counts: Counter[str] = Counter()
+    outcomes: list[str] = []  # which threads may append to at once; they must not count in one dictionary
+    killed: list[int] = []
 
     def travel(chance: random.Random) -> None:
         for number in range(TASKS.get(method, FEWER) // 5):
@@ -193,17 +193,20 @@ def trips(method: str, seed: int) -> dict[str, Any]:
             if chance.random() < 0.1:
                 future.cancel()
             try:
-                correct = future.result(PATIENCE) == number * number
-                counts["right" if correct else "wrong"] += 1
+                outcomes.append("right" if future.result(PATIENCE) == number * number else "a wrong result")
             except (CancelledError, BrokenProcessPool) as error:
-                counts[type(error).__name__] += 1
+                outcomes.append(type(error).__name__)
             except BaseException as error:
-                wrong.append(repr(error))
+                outcomes.append(repr(error))
 
     def kill() -> None:
+        done = 0
         while not stop.wait(chance.uniform(0.01, 0.1)):
+            if len(outcomes) == done:
+                continue  # workers that are killed as they come up would break the pool
+            done = len(outcomes)
             for pid in chance.sample(sorted(pool.processes), k=min(1, len(pool.processes))):
-                counts["killed"] += 1
+                killed.append(pid)
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -218,12 +221,12 @@ def trips(method: str, seed: int) -> dict[str, Any]:
     killer.join()
     alive = [thread.name for thread in threads if thread.is_alive()]
     pool.shutdown(wait=not alive)
-    done = sum(counts.values()) - counts["killed"]
+    counts = Counter(outcomes)
     return {
-        "wrong": wrong + ["a wrong result"] * counts["wrong"],
+        "wrong": sorted(set(counts) - {"right", "CancelledError", "BrokenProcessPool"}),
         "still waiting": alive,
-        "lost": len(threads) * (TASKS.get(method, FEWER) // 5) - done,
-        "ok": counts["right"] > done * 0.8 and counts["BrokenProcessPool"] <= counts["killed"],
+        "lost": len(threads) * (TASKS.get(method, FEWER) // 5) - len(outcomes),
+        "ok": counts["right"] > len(outcomes) * 0.8 and counts["BrokenProcessPool"] <= len(killed),
     }
 
 

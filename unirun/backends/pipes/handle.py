@@ -87,7 +87,7 @@ class Handle:
         self.initialized: bool = False
         #: Who is giving it tasks, or writing to it, just now: nobody else may. None for nobody.
         self.claimed: object = None
-        #: Who hears it just now: nobody else may. None for nobody; guarded by the pool's lock.
+        #: Who hears it just now: nobody else may. None for nobody. Claimed under the pool's lock.
         self.listener: object = None
         #: The bytes that were read and not understood, if a listener was interrupted: one number.
         self.unheard: list[int] = []
