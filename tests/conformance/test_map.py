@@ -131,7 +131,7 @@ def test_time_is_no_matter_to_a_result_that_is_there(pool: Executor) -> None:
 @across(skip=NOTHING_PENDING)
 def test_closing_the_iterator_cancels_the_rest(single: Executor, gate: Gate, journal: Journal) -> None:
     """What has started goes on; what certainly has not, behind a worker that is held, never does."""
-    count = 12
+    count = 1000  # more than half of them travel after the first ones were heard of, however short these were
     results = single.map(tasks.hold_one, [gate] * count, [journal] * count, [1] * count, range(count))
     assert next(results) == 0
     gate.await_arrival("1")

@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     resolved: list[Any] = []
     put_alone = answers.put_alone
 
-    def spy(future: Future[Any], value: Any, error: BaseException | None) -> bool:
+    def spy(future: Any, value: Any, error: BaseException | None) -> bool:
         done = put_alone(future, value, error)
         resolved.extend([future] if done else [])
         return done

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from contextlib import suppress
 from typing import Any
@@ -70,9 +71,7 @@ def one_scope(dice: random.Random, config: RuntimeConfig, left: list[Any]) -> ob
         elif way == "reset":
             unirun.reset()
         elif way == "kill":
-            for process in list(executor._processes):  # type: ignore[attr-defined]
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            kill_workers(executor)
     left.append(executor)
     if len(told) != len(futures):
         return way, "callbacks", len(told), len(futures)
@@ -87,6 +86,18 @@ def one_scope(dice: random.Random, config: RuntimeConfig, left: list[Any]) -> ob
             if way != "kill":
                 return way, number, error
     return None
+
+
+def kill_workers(executor: Any) -> None:
+    """Kill them, and wait until the pool knows it: it does not promise to the next one what only the kernel knows."""
+    killed = list(executor._processes)
+    for process in killed:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    end = time.monotonic() + PATIENCE
+    while not executor._processes.keys().isdisjoint(killed):
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def meddle(dice: random.Random, executor: Any) -> None:

@@ -10,7 +10,11 @@ from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
 
-__all__ = ["answer", "cancel", "log", "opened", "put_alone", "resolve", "text", "unstart"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unirun.backends.pipes.future import PipeFuture
+
+__all__ = ["answer", "cancel", "log", "opened", "put_alone", "resolve", "text"]
 
 #: The stdlib's pools report failed callbacks of futures here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -41,10 +45,12 @@ def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any,
     return value, None
 
 
-def answer(future: Future[Any], message: protocol.Frame) -> None:
+def answer(future: PipeFuture, message: protocol.Frame) -> None:
     """Resolve a future by the answer to its task."""
     # It runs: what a worker was given cannot be cancelled unless it is taken back.
-    _put(future, *opened(message, BaseException))
+    value, error = opened(message, BaseException)
+    if not future.settle(value, error):
+        _put(future, value, error)
 
 
 def resolve(future: Future[Any], value: Any = None, *, error: BaseException | None = None) -> None:
@@ -70,12 +76,14 @@ def _put(future: Future[Any], value: Any, error: BaseException | None) -> None:
         LOGGER.exception("exception calling callback for %r", future)
 
 
-def put_alone(future: Future[Any], value: Any, error: BaseException | None) -> bool:
+def put_alone(future: PipeFuture, value: Any, error: BaseException | None) -> bool:
     """Resolve a future for a thread that waits for it; return whether that was possible.
 
     Not if there are callbacks, which are to run in the manager thread, or somebody waits for several futures: if this
     thread is interrupted in the middle, the others that wait for this one need only be woken.
     """
+    if future.settle(value, error):
+        return True
     it: Any = future
     # While this is held nobody adds any. Not the condition, nor `set_result`, which enters it: Python code does, and
     # an interrupt can leave it locked then.
@@ -95,14 +103,6 @@ def cancel(future: Future[Any]) -> None:
             future.set_running_or_notify_cancel()
     except BaseException:
         LOGGER.exception("exception calling callback for %r", future)
-
-
-def unstart(future: Future[Any]) -> None:
-    """Make a future pending again: its task was on its way to a worker, and is not any more."""
-    # A pool may; `Future` has no word for it. In one step, and without the future's lock: `wait` may hold that one
-    # while a signal handler waits for the pool's.
-    if future._state == "RUNNING":
-        future._state = "PENDING"
 
 
 def text(message: protocol.Frame) -> str:

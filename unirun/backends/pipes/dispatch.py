@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
-from unirun.backends.pipes.answers import cancel, resolve, unstart
+from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import Parts, dump_call
@@ -219,7 +219,7 @@ class Dispatch:
     def _prepare(self, task: Task, own: Task | None) -> Parts | None:
         """Pickle a task that goes to a worker now; ``None`` if it is cancelled, or cannot be pickled."""
         try:
-            if not task.future.set_running_or_notify_cancel():
+            if not task.future.start():
                 return None
         except (RuntimeError, InvalidStateError):
             return None  # the user resolved it by hand
@@ -240,14 +240,14 @@ class Dispatch:
         """Put tasks that have not begun back to the front of the queue. The lock is held."""
         self._let_go(tasks)
         for task in reversed(tasks):
-            unstart(task.future)
+            task.future.unstart()
             self.queue.appendleft(task)
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         """Give back the blocks of tasks that no worker has, or needs any more. The lock is held."""
         for task in tasks:
             if task.blocks and self._arena is not None:
-                blocks, task.blocks = task.blocks, []
+                blocks, task.blocks = task.blocks, ()
                 self._arena.release(blocks)
 
     def _settle(self, worker: Handle) -> None:

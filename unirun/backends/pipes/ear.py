@@ -23,11 +23,9 @@ from typing import TYPE_CHECKING, Final
 from unirun.backends.pipes import answers, protocol
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-    from typing import Any
-
     from unirun.backends.pipes.bell import Bell
     from unirun.backends.pipes.dispatch import Dispatch
+    from unirun.backends.pipes.future import PipeFuture
     from unirun.backends.pipes.handle import Handle
     from unirun.backends.pipes.terms import Terms
     from unirun.backends.pipes.vacancy import Vacancy
@@ -57,23 +55,24 @@ class Ear:
     """
 
     def __init__(self, dispatch: Dispatch, watch: Watch, vacancy: Vacancy, terms: Terms, bell: Bell) -> None:
-        self._dispatch = dispatch
+        #: The queue and the workers.
+        self.dispatch: Dispatch = dispatch
         self._watch = watch
         self._vacancy = vacancy
         self._terms = terms
         self._bell = bell
 
-    def listen(self, future: Future[Any]) -> None:
+    def listen(self, future: PipeFuture) -> None:
         """Wait for the answer to a task and resolve its future, if that is possible here, and no longer than a moment.
 
         Raises:
             BaseException: What interrupts the waiting.
         """
-        if not self._watch.shared or self._dispatch.foreign or not _undisturbed():
+        if not self._watch.shared or self.dispatch.foreign or not _undisturbed():
             return
         worker: Handle | None = None
         try:
-            with self._dispatch.lock:
+            with self.dispatch.lock:
                 worker = self._only_for(future)
                 if worker is None:
                     return
@@ -89,7 +88,7 @@ class Ear:
                     self._give_back(worker, future)
                     raise
 
-    def _hear(self, worker: Handle, future: Future[Any]) -> None:
+    def _hear(self, worker: Handle, future: PipeFuture) -> None:
         message = worker.overhear()
         if message is None or message.kind not in (protocol.RESULT, protocol.ERROR):
             return
@@ -101,11 +100,11 @@ class Ear:
             return
         # Before the manager can learn that the task is done, and end: who has seen it end finds all futures resolved.
         if answers.put_alone(future, value, error):
-            self._dispatch.answered(worker, message.serial, message.seconds)
+            self.dispatch.answered(worker, message.serial, message.seconds)
             worker.unheard.clear()
 
-    def _give_back(self, worker: Handle, future: Future[Any]) -> None:
-        with self._dispatch.lock:
+    def _give_back(self, worker: Handle, future: PipeFuture) -> None:
+        with self.dispatch.lock:
             if worker.listener is future:
                 self._watch.add(worker.fd)
                 worker.awaited = False
@@ -114,9 +113,9 @@ class Ear:
         if ring:
             self._bell.ring()
 
-    def _only_for(self, future: Future[Any]) -> Handle | None:
+    def _only_for(self, future: PipeFuture) -> Handle | None:
         """Return the worker that has the task of ``future`` and no other, if nobody is at it. The lock is held."""
-        for worker in self._dispatch.workers:
+        for worker in self.dispatch.workers:
             if len(worker.tasks) == 1 and next(iter(worker.tasks.values())).future is future:
                 at_it = worker.listener is not None or worker.claimed is not None
                 return None if at_it or worker.writing or worker.dropping or worker.unheard else worker
@@ -124,7 +123,7 @@ class Ear:
 
     def _calm(self) -> bool:
         """Tell whether the manager has nothing to do now that a worker has done its only task. The lock is held."""
-        it = self._dispatch
+        it = self.dispatch
         ending = it.closed or it.cancelling or it.broken is not None or self._bell.abandoned or self._vacancy.wanted
         return it.quiet and not ending and self._terms.max_tasks_per_child is None
 

@@ -16,8 +16,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -25,6 +24,7 @@ from typing import Any, Final
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Block, Memo
 from unirun.backends.pipes.by_value import Parts
+from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.worker import Orders, work
 from unirun.backends.repairs import close_leaked_pipes, is_stray, kill
 
@@ -44,9 +44,9 @@ class Task:
     __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo")
 
     def __init__(
-        self, future: Future[Any], fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memo: Memo | None = None
+        self, future: PipeFuture, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memo: Memo | None = None
     ) -> None:
-        self.future: Future[Any] = future
+        self.future: PipeFuture = future
         self.fn: Any = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
@@ -55,7 +55,7 @@ class Task:
         #: What it may share with other tasks.
         self.memo: Memo | None = memo
         #: Where its large buffers are, while it is on its way to a worker or running.
-        self.blocks: list[Block] = []
+        self.blocks: Sequence[Block] = ()
 
 
 class Handle:

@@ -17,7 +17,7 @@ from unirun.backends.pipes import answers, arena, exits, forks, protocol
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.ear import Ear
-from unirun.backends.pipes.handle import Handle, Task
+from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.watch import Watch
@@ -141,10 +141,6 @@ class Manager:
                 self.dispatch.workers.append(worker)
 
     # From any thread.
-
-    def submit(self, task: Task) -> None:
-        """Queue a task."""
-        self.dispatch.submit(task)
 
     def shutdown(self, *, cancel: bool = False, final: bool = False) -> None:
         """Take no more tasks; end when those submitted are done.

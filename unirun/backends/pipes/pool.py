@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,8 +12,7 @@ from typing import Any
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.bell import Bell
-from unirun.backends.pipes.dispatch import Dispatch
-from unirun.backends.pipes.ear import MOMENT, Ear
+from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.pace import Pace
@@ -27,46 +25,6 @@ if TYPE_CHECKING:
     from unirun.refusal import Stage
 
 __all__ = ["PipePool", "open_pipes"]
-
-
-class PipeFuture(Future[Any]):
-    """A future that can be cancelled until its task has begun, also while that is on its way to a worker.
-
-    Who waits for its result hears the worker by himself, where that can be.
-    """
-
-    # Set by the pool: a constructor of its own would take as long as that of the stdlib's class.
-    _dispatch: Dispatch
-    _ear: Ear
-
-    def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._listen(timeout) if self._state == "RUNNING" else timeout)
-
-    result.__doc__ = Future.result.__doc__
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(self._listen(timeout) if self._state == "RUNNING" else timeout)
-
-    exception.__doc__ = Future.exception.__doc__
-
-    def _listen(self, timeout: float | None) -> float | None:
-        """Listen for a moment, and return what is left of ``timeout``."""
-        if timeout is None:
-            self._ear.listen(self)
-        elif timeout > MOMENT:
-            end = time.monotonic() + timeout
-            self._ear.listen(self)
-            return max(0.0, end - time.monotonic())
-        return timeout
-
-    def cancel(self) -> bool:
-        if super().cancel():
-            return True
-        if not self.done():
-            self._dispatch.reclaim(self)
-        return super().cancel()
-
-    cancel.__doc__ = Future.cancel.__doc__
 
 
 class PipePool(ChunkingExecutor):
@@ -99,16 +57,14 @@ class PipePool(ChunkingExecutor):
         return self._manager.dispatch.foreign
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = PipeFuture()
-        future._dispatch, future._ear = self._manager.dispatch, self._manager.ear
-        self._manager.submit(Task(future, fn, args, kwargs))
+        future = PipeFuture(self._manager.ear)
+        self._manager.dispatch.submit(Task(future, fn, args, kwargs))
         return future
 
     def submit_sharing(self, memo: Memo, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Submit a task that may share large buffers with others of the same ``memo``: each object is sent once."""
-        future = PipeFuture()
-        future._dispatch, future._ear = self._manager.dispatch, self._manager.ear
-        self._manager.submit(Task(future, fn, args, {}, memo))
+        future = PipeFuture(self._manager.ear)
+        self._manager.dispatch.submit(Task(future, fn, args, {}, memo))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

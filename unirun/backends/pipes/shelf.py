@@ -9,6 +9,7 @@ Guarantees:
 
 Does not promise:
     That a module's globals are as they were before another scope's tasks ran.
+    To know of a worker that somebody has killed by its id just before the pool was given back, and that is still dying.
 """
 
 from __future__ import annotations
