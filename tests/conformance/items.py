@@ -1,14 +1,16 @@
 """Short items for maps, which workers import by name: see ``tasks``."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from tests.conformance import tasks
 from tests.conformance.tasks import Journal
 
-SHARED: list[int] = []
+#: Of one thread each: where threads stand in for processes, two of them would change the same list at once.
+OWN: Final = threading.local()
 
 
 class Counter:
@@ -50,9 +52,9 @@ def append(items: list[int]) -> list[int]:
 
 
 def share(number: int) -> list[int]:
-    SHARED.append(number)
-    del SHARED[:-1]
-    return SHARED
+    shared: list[int] = OWN.__dict__.setdefault("shared", [])
+    shared[:] = [number]
+    return shared
 
 
 def fail_at(place: int, number: int) -> int:

@@ -173,9 +173,7 @@ def test_result_waits_no_longer_than_asked() -> None:
     assert future.result(0) is None
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 13), reason="before 3.13 these tests are not in a file of their own everywhere"
-)
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="before 3.13 they are in another place")
 @pytest.mark.skipif(
     sys.implementation.name != "cpython" or not importlib.util.find_spec("test.libregrtest"),
     reason="this interpreter does not ship CPython's tests",

@@ -20,14 +20,14 @@ from unirun.backends.lowered import RemoteTraceback, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, Final
 
 __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
 
 #: Types of values that nobody can change, so that it does not matter who else has the same one.
 PLAIN: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
-#: The time is asked for after so many items at most, as long as they take less than so many seconds on the average.
+#: The time is asked for after so many items, if the first ones took less than so many seconds on the average.
 _STRIDE: Final = 8
 _TINY: Final = 1e-6
 #: Bytes of pickled results in one batch; what follows goes into another.
@@ -105,31 +105,46 @@ def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float
     others: dict[int, bytes] = {}
     size = 0
     left, count = iter(items), len(items)
-    append, clock, kind = results.append, time.perf_counter, None  # the loop takes as long as a short item does,
-    now, stride = begin, 1  # and asking for the time as well
+    clock, kind = (
+        time.perf_counter,
+        None,
+    )  # the loop takes as long as a short item does, and so does asking the time
+    part: Iterator[Any] = iter(())
+    parts = _parts(itertools.islice(left, _STRIDE + count % _STRIDE), 1)  # after these, a multiple of a stride is left
+    now = begin
     while len(results) < count and now <= end and size <= _BYTES:
         try:
-            for item in itertools.islice(left, stride):
-                value = call(item)
-                if type(value) is not kind:
-                    kind = type(value)
-                    if kind not in PLAIN:
-                        kind = None
-                        packed = dumps((value, None, None))
-                        size += len(packed)
-                        others[len(results)] = packed
-                        value = None
-                append(value)
+            # What an error has left of a part comes first.
+            for part in itertools.chain((part,), parts):  # noqa: B020
+                for item in part:
+                    value = call(item)
+                    if type(value) is not kind:
+                        kind = type(value)
+                        if kind not in PLAIN:
+                            kind = None
+                            packed = dumps((value, None, None))
+                            size += len(packed)
+                            others[len(results)] = packed
+                            value = None
+                    results.append(value)
+                now = clock()
+                if now > end or size > _BYTES:
+                    break
+            else:
+                parts = _parts(left, _STRIDE if now - begin < _TINY * len(results) else 1)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             others[len(results)] = packed = _pack_error(error)
             size += len(packed)
-            append(None)
-        now = clock()
-        if stride < _STRIDE and now - begin < _TINY * len(results):
-            stride += 1
+            results.append(None)
+            now = clock()
     return Done(results, others, time.perf_counter() - begin)
+
+
+def _parts(items: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
+    """Return iterators over so many items each, whose number is a multiple of that."""
+    return map(iter, zip(*[items] * size, strict=True))
 
 
 def load(packed: bytes) -> Any:
