@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PipeFuture"]
 
-_ONE_STEP: Final = sys.implementation.name == "cpython"
+#: Whether a future can do without what the stdlib's constructor makes: not with PyPy, see below, nor if it makes more.
+_ALONE: Final = sys.implementation.name == "cpython" and vars(Future()).keys() == {
+    "_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"
+}  # fmt: skip
 
 
 class _Condition:
@@ -82,7 +85,7 @@ class PipeFuture(Future["Any"]):
         # Who deletes this attribute, which one thread can do, has the future for himself. Nothing comes between that
         # and the assignments that follow it: CPython looks for other threads and for signals at calls and jumps only.
         # With PyPy a handler of a signal could, and wait for this thread: there it is as in the stdlib's class.
-        if _ONE_STEP:
+        if _ALONE:
             self._alone: bool = True
         else:
             super().__init__()
