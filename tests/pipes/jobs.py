@@ -310,6 +310,11 @@ def keep(value: Large) -> int:
     return os.getpid()
 
 
+def keep_and_return(value: Large) -> Large:
+    kept.append(value)
+    return value
+
+
 def checksums_of_kept() -> tuple[int, list[int]]:
     return os.getpid(), [checksum(value) for value in kept]
 

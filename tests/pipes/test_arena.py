@@ -95,10 +95,18 @@ def test_a_kept_argument_stays_what_it_is(pool: PipePool) -> None:
         pool.submit(jobs.keep, value).result(PATIENCE)
     for number in range(20):
         pool.submit(jobs.checksum, large(1000 + number)).result(PATIENCE)
+    assert checksums_of_kept(pool, len(values)) == sorted(map(jobs.checksum, values))
+
+
+def checksums_of_kept(pool: PipePool, count: int) -> list[int]:
+    """Return them, of both workers, once it is so many."""
     seen: dict[int, list[int]] = {}
-    while sum(map(len, seen.values())) < len(values):  # of both workers
-        seen.update([pool.submit(jobs.checksums_of_kept).result(PATIENCE)])
-    assert sorted(each for one in seen.values() for each in one) == sorted(map(jobs.checksum, values))
+    end = time.monotonic() + PATIENCE
+    while sum(map(len, seen.values())) < count:
+        assert time.monotonic() < end
+        both = [pool.submit(jobs.checksums_of_kept) for _ in range(2)]  # the one that is free gets the second
+        seen.update(future.result(PATIENCE) for future in both)
+    return sorted(checksum for one in seen.values() for checksum in one)
 
 
 def test_an_argument_may_be_returned(pool: PipePool) -> None:
@@ -109,6 +117,16 @@ def test_an_argument_may_be_returned(pool: PipePool) -> None:
         assert future.result(PATIENCE) == large(number)
     for number, future in parts:
         assert future.result(PATIENCE) == Large(large(number).data[-400_000:])
+
+
+def test_an_argument_may_be_kept_and_returned(pool: PipePool) -> None:
+    """What is kept stays what it is, although the parent has the answer and uses the block again."""
+    values = [large(number) for number in range(4)]
+    for value in values:
+        assert pool.submit(jobs.keep_and_return, value).result(PATIENCE) == value
+    for number in range(20):
+        assert pool.submit(jobs.same, large(1000 + number)).result(PATIENCE) == large(1000 + number)
+    assert checksums_of_kept(pool, len(values)) == sorted(map(jobs.checksum, values))
 
 
 def test_a_bare_buffer_may_be_returned(pool: PipePool) -> None:

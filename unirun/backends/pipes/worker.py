@@ -29,7 +29,7 @@ from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from unirun.backends.pipes.protocol import Frame
 
@@ -200,10 +200,10 @@ class _Worker:
                     answer = _answer_error(error)
                 del value
             del fn, args, kwargs
-        if mappings:  # before the parent hears that the task is done
-            keep(mappings)
         kind, parts = answer
-        self._send(protocol.frame(kind, serial, parts, seconds=time.perf_counter() - begin))
+        pieces = protocol.frame(kind, serial, parts, seconds=time.perf_counter() - begin)
+        del answer, parts
+        self._send(pieces, mappings)
         self._interruptible = True
         try:
             sys.stdout.flush()  # what it printed must not be lost if a later task kills this worker
@@ -217,7 +217,8 @@ class _Worker:
         except OSError:
             pass  # the parent is gone
 
-    def _send(self, pieces: list[bytes | memoryview]) -> None:
+    def _send(self, pieces: list[bytes | memoryview], mappings: Sequence[weakref.ref[Any]] = ()) -> None:
+        """Write a frame and leave nothing in ``pieces``; make private what is kept of ``mappings`` before its end."""
         with self._lock:
             if self._sending:
                 self._later.append(pieces)
@@ -225,6 +226,14 @@ class _Worker:
             interruptible, self._interruptible = self._interruptible, False
             self._sending = True
             try:
+                if len(pieces) > 1 and mappings:  # these may be what is sent, and kept by nobody else
+                    last = memoryview(pieces.pop()).cast("B")
+                    end = bytes(last[-1:])
+                    pieces.append(last[:-1])
+                    del last
+                    self._write(pieces)
+                    pieces = [end]
+                keep(mappings)
                 self._write(pieces)
                 while self._later:
                     self._write(self._later.pop(0))
@@ -233,7 +242,8 @@ class _Worker:
                 self._interruptible = interruptible
 
     def _write(self, pieces: list[bytes | memoryview]) -> None:
-        for piece in pieces:
+        while pieces:
+            piece = pieces.pop(0)
             written = os.write(self._pipe, piece)
             if written != len(piece):  # of a view, its items
                 left = memoryview(piece).cast("B")[written:]
