@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 __all__ = ["Batches"]
-
 _SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
 #: Seconds after which a worker begins no further item of a batch.
 _LIMIT: Final = 0.01
@@ -30,8 +29,9 @@ _AHEAD: Final = 2
 #: Seconds of taking items after which it is time to look whether a worker is idle.
 _LOOK: Final = 0.0005
 #: Batches for each worker of which the results wait to be asked for, where the iterable is read as results are taken.
-#: So many that the others go on while the first one takes longer than most.
+#: So many that the others go on while the first one takes longer than most; and items in all, some 30 MB of numbers.
 _WINDOW: Final = 8
+_ITEMS: Final = 1 << 16
 
 
 class _Batch:
@@ -211,7 +211,7 @@ class Batches:
         while not self._read and self._error is None:
             with self._changed:
                 size = self._wanted(0)
-                window = self._window or _WINDOW * self._workers * size
+                window = self._window or min(_WINDOW * self._workers * size, _ITEMS)
                 count = min(size, window - (self._taken - self._next), self._ahead * size - self._waiting)
             if count <= 0:
                 return
@@ -279,7 +279,7 @@ class Batches:
             return 1
         if self._size is not None:
             return self._size
-        most = max(1, self._window // self._ahead) if self._window else None
+        most = None if self._window is None else max(1, (self._window or _ITEMS) // self._ahead)
         return self._pace.wanted(left if self._read and left else None, most)
 
     def _send(self, batch: _Batch) -> None:
