@@ -1,6 +1,6 @@
 """The futures of the pool over pipes: without a lock of their own for as long as nobody needs it, the stdlib's then."""
 
-import importlib.util
+import gc
 import itertools
 import multiprocessing
 import re
@@ -15,7 +15,6 @@ from concurrent.futures import (
     CancelledError,
     Future,
     InvalidStateError,
-    ThreadPoolExecutor,
     wait,
 )
 from functools import partial
@@ -61,13 +60,77 @@ def test_futures_that_are_read_when_they_are_done_have_no_lock() -> None:
 
 @CPYTHON
 def test_who_needs_the_lock_gets_it_once() -> None:
-    for _ in range(ROUNDS // 10):
+    for step in itertools.count(1):
         future = made()
-        seen: list[Any] = []
-        ask = partial(lambda one, all_seen: all_seen.append(one._condition), future, seen)
-        together(ask, ask, ask)
-        assert len(set(map(id, seen))) == 1
+        reached, mine, theirs = interrupted_at(step, *[partial(getattr, future, "_condition")] * 2)
+        assert mine is theirs.result(PATIENCE), f"before step {step}"
         assert has_lock(future)
+        if not reached:
+            assert step > 10, "there were no steps to come between"
+            return
+
+
+@CPYTHON
+def test_ctrl_c_between_two_lines_leaves_a_future_that_can_be_asked() -> None:
+    """As a debugger or a program that measures coverage lets it come."""
+    lines = 0
+    stop = 0
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != code.__file__:
+            return None
+        if event == "line" and (lines := lines + 1) == stop:
+            raise KeyboardInterrupt
+        return trace
+
+    def life(future: PipeFuture) -> None:
+        serve(future)
+        assert future._condition is not None
+
+    for stop in itertools.count(1):
+        future, lines = made(), 0
+        try:
+            traced(trace, partial(life, future))
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert stop > 10, "there were no lines to come between"
+            return
+        assert asked(future.running).result(PATIENCE) in (True, False), f"after line {stop}"
+
+
+@CPYTHON
+def test_the_collector_does_not_come_between_two_steps() -> None:
+    """It runs finalizers, which may ask the very future that is being resolved."""
+
+    class Asking:
+        def __init__(self, future: PipeFuture) -> None:
+            self.future = future
+            self.cycle = self
+
+        def __del__(self) -> None:
+            self.future.running()
+
+    def settle_all() -> None:
+        futures = [made() for _ in range(100)]
+        for future in futures:
+            assert future.start()
+        spare: list[dict[str, int]] = [{} for _ in range(200)]  # so there are none to use again
+        before = gc.get_threshold()
+        try:
+            for future in futures:
+                gc.disable()
+                Asking(future)
+                gc.set_threshold(1)
+                gc.enable()
+                future.settle(None, None)
+        finally:
+            gc.set_threshold(*before)
+            gc.enable()
+        del spare
+
+    asked(settle_all).result(PATIENCE)
 
 
 @pytest.mark.parametrize("kind", [list, threading.Condition])
@@ -82,7 +145,7 @@ def test_whatever_comes_between_two_steps_a_task_is_run_or_cancelled() -> None:
     outcomes = []
     for step in itertools.count(1):
         future = made()
-        reached, ran, cancelling = interrupted_at(step, future, future.cancel)
+        reached, ran, cancelling = interrupted_at(step, partial(serve, future), future.cancel)
         cancelled = cancelling.result(PATIENCE)
         assert ran is not cancelled, f"before step {step}"
         assert future.cancelled() is cancelled
@@ -99,12 +162,14 @@ def test_whatever_comes_between_two_steps_a_task_is_run_or_cancelled() -> None:
 def test_whatever_comes_between_two_steps_is_told_of_the_end_once() -> None:
     for step in itertools.count(1):
         future, told = made(), []  # type: PipeFuture, list[Any]
-        reached, _, adding = interrupted_at(step, future, partial(future.add_done_callback, told.append))
+        add = partial(future.add_done_callback, told.append)
+        reached, _, adding = interrupted_at(step, partial(serve, future), add)
         adding.result(PATIENCE)
         assert told == [future], f"before step {step}"
-        assert interrupted_at(step, again := made(), again.result)[2].result(PATIENCE) == 42
+        future = made()
+        assert interrupted_at(step, partial(serve, future), future.result)[2].result(PATIENCE) == 42
         first, second = made(), made()
-        _, _, waiting = interrupted_at(step, first, partial(wait, [first, second]))
+        _, _, waiting = interrupted_at(step, partial(serve, first), partial(wait, [first, second]))
         assert not waiting.done() or not reached, f"before step {step}"  # it waits for the second one, too
         serve(second)
         assert waiting.result(PATIENCE).done == {first, second}
@@ -173,12 +238,8 @@ def test_result_waits_no_longer_than_asked() -> None:
     assert future.result(0) is None
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="before 3.13 they are in another place")
-@pytest.mark.skipif(
-    sys.implementation.name != "cpython" or not importlib.util.find_spec("test.libregrtest"),
-    reason="this interpreter does not ship CPython's tests",
-)
 def test_cpythons_own_tests_of_futures() -> None:
+    pytest.importorskip("test.test_concurrent_futures.test_future", reason="CPython's tests are not here")
     run = subprocess.run(
         [sys.executable, "-m", "tests.cpython.futures"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
@@ -195,46 +256,57 @@ def serve(future: PipeFuture) -> bool:
     return True
 
 
-def interrupted_at(step: int, future: PipeFuture, act: Callable[[], object]) -> tuple[bool, bool, Future[Any]]:
-    """Serve a future; before a step of its own code let another thread act, until that waits for this one or is done.
+def interrupted_at(step: int, act: Callable[[], Any], other: Callable[[], Any]) -> tuple[bool, Any, Future[Any]]:
+    """Act; before a step of the future's own code let another thread do something, until it waits for this one.
 
     Returns:
-        Whether there is such a step, whether the task was to run, and the future of what the other thread does.
+        Whether there is such a step, what ``act`` returned, and the future of what the other thread does.
     """
     steps = 0
-    acting: Future[Any] = Future()
+    acting: list[Future[Any]] = []
 
-    def run() -> None:
-        try:
-            acting.set_result(act())
-        except BaseException as error:
-            acting.set_exception(error)
-
-    thread = threading.Thread(target=run)
+    def begin() -> None:
+        acting.append(asked(other))
+        wait(acting, 0.01)
 
     def trace(frame: Any, event: str, _: object) -> Any:
         nonlocal steps
         if frame.f_code.co_filename != code.__file__:
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode":
-            steps += 1
-            if steps == step:
-                thread.start()
-                thread.join(0.01)
+        if event == "opcode" and (steps := steps + 1) == step:
+            begin()
         return trace
 
+    result = traced(trace, act)
+    if not (reached := bool(acting)):
+        begin()
+    return reached, result, acting[0]
+
+
+def traced(trace: Any, act: Callable[[], Any]) -> Any:
+    """Return what ``act`` returns, with a function that traces it."""
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # before, or Python 3.12 tells of none the first time
+    sys._getframe().f_trace_opcodes = True  # before, or Python 3.12 tells of no opcodes the first time
     sys.settrace(trace)
     try:
-        ran = serve(future)
+        return act()
     finally:
         sys.settrace(before)
-    if not (reached := steps >= step):
-        thread.start()
-    thread.join(0.01)
-    return reached, ran, acting
+
+
+def asked(function: Callable[[], Any]) -> Future[Any]:
+    """Call a function in a thread of its own, which keeps nobody from leaving if it does not end."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def together(*functions: Callable[[], Any]) -> list[Any]:
@@ -245,8 +317,7 @@ def together(*functions: Callable[[], Any]) -> list[Any]:
         barrier.wait(PATIENCE)
         return function()
 
-    with ThreadPoolExecutor(len(functions)) as pool:
-        return [call.result(PATIENCE) for call in [pool.submit(call, function) for function in functions]]
+    return [each.result(PATIENCE) for each in [asked(partial(call, function)) for function in functions]]
 
 
 @pytest.fixture(autouse=True)

@@ -105,12 +105,11 @@ def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float
     others: dict[int, bytes] = {}
     size = 0
     left, count = iter(items), len(items)
-    clock, kind = (
-        time.perf_counter,
-        None,
-    )  # the loop takes as long as a short item does, and so does asking the time
-    part: Iterator[Any] = iter(())
-    parts = _parts(itertools.islice(left, _STRIDE + count % _STRIDE), 1)  # after these, a multiple of a stride is left
+    clock, kind = time.perf_counter, None
+    # The loop takes as long as a short item does, and so does asking the time: hence the strides. At first one by one,
+    # so many that a multiple of a stride is left.
+    part: Iterator[Any] = itertools.islice(left, 1)
+    parts = _parts(itertools.islice(left, _STRIDE - 1 + count % _STRIDE), 1)
     now = begin
     while len(results) < count and now <= end and size <= _BYTES:
         try:
@@ -143,7 +142,7 @@ def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float
 
 
 def _parts(items: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
-    """Return iterators over so many items each, whose number is a multiple of that."""
+    """Return iterators over ``size`` items each; how many there are in all is a multiple of that."""
     return map(iter, zip(*[items] * size, strict=True))
 
 

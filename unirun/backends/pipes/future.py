@@ -1,15 +1,20 @@
 """The future of a task that goes to a worker over a pipe: the stdlib's, with its lock made when somebody needs it.
 
 A future of the stdlib's has a condition, and that a lock and a queue. Making them, entering them for each change of
-state, and having the garbage collector visit them takes a third of what a short task costs its parent (3.4 us of a
-future's life on Python 3.11, 0.2 without). Most futures never need them: they are made, resolved by the pool, and read
-when they are done.
+state, and having the garbage collector visit them is half of what a short task costs its parent. Most futures never
+need them: they are made, resolved by the pool, and read when they are done.
 
-So a future belongs to its pool alone until somebody asks for its condition, as all methods of the stdlib's class do
-that wait, cancel or add something. From then on the pool goes by it like everybody else, through the stdlib's methods.
+So a future belongs to its pool alone until somebody asks for its condition, as the stdlib's methods do: those that
+wait, cancel, add a callback, or ask for a state that is not final. From then on the pool goes by it like all others.
 
 Guarantees:
     Which of the two it is changes once, and between two changes of state: never in the middle of one.
+
+How: the attribute ``_alone`` can be deleted by one thread only. Who has done so has the future for himself, until he
+puts it back; who finds it missing waits, or finds the condition that ends this. Nothing may come between, or nobody
+could ask for that future any more. So these are single lines without a call or a jump: CPython looks for signals and
+switches threads at calls and jumps, tracing functions run between lines, and the collector of 3.11 runs where memory is
+allocated, see ``_make_room``. (Without the GIL other threads do run in between, and wait.)
 """
 
 from __future__ import annotations
@@ -24,7 +29,6 @@ from typing import TYPE_CHECKING, Final
 from unirun.backends.pipes.ear import MOMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from unirun.backends.pipes.ear import Ear
@@ -46,9 +50,7 @@ class _Condition:
         condition = threading.Condition()
         while True:
             try:
-                # One step, see below.
-                del future._alone
-                future._condition = condition
+                del future._alone; future._condition = condition  # fmt: skip  # noqa: E702
             except AttributeError:  # another thread has asked, or resolves it just now
                 if (made := vars(future).get("_condition")) is not None:
                     return made
@@ -58,7 +60,7 @@ class _Condition:
 
 
 class _Late:
-    """A list of a future that is made when it is first asked for, which is under the condition."""
+    """A list of a future that is made when somebody first asks for it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -82,9 +84,6 @@ class PipeFuture(Future["Any"]):
 
     def __init__(self, ear: Ear) -> None:
         self._ear = ear
-        # Who deletes this attribute, which one thread can do, has the future for himself. Nothing comes between that
-        # and the assignments that follow it: CPython looks for other threads and for signals at calls and jumps only.
-        # With PyPy a handler of a signal could, and wait for this thread: there it is as in the stdlib's class.
         if _ALONE:
             self._alone: bool = True
         else:
@@ -99,11 +98,9 @@ class PipeFuture(Future["Any"]):
             RuntimeError: The user has resolved it.
         """
         try:
-            del self._alone
+            del self._alone; self._state = RUNNING; self._alone = True  # fmt: skip  # noqa: E702
         except AttributeError:
             return self.set_running_or_notify_cancel()
-        self._state = RUNNING
-        self._alone = True
         return True
 
     def unstart(self) -> None:
@@ -117,30 +114,30 @@ class PipeFuture(Future["Any"]):
         """Resolve it if it runs and belongs to the pool alone; return whether that is so."""
         if self._state != RUNNING:
             return False
+        # fmt: off
         try:
-            del self._alone
+            del self._alone; self._result = value; self._exception = error; self._state = FINISHED; self._alone = True  # noqa: E702
         except AttributeError:
             return False
-        self._result = value
-        self._exception = error
-        self._state = FINISHED
-        self._alone = True
+        # fmt: on
         return True
 
     # For everybody. What is finished does not change any more, and needs no lock.
 
     def result(self, timeout: float | None = None) -> Any:
+        timeout = self._listen(timeout)
         if self._state == FINISHED and self._exception is None:
             return self._result
-        return self._wait(super().result, timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # its exception's traceback holds this frame
 
     result.__doc__ = Future.result.__doc__
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if self._state == FINISHED:
-            return self._exception
-        error: BaseException | None = self._wait(super().exception, timeout)
-        return error
+        timeout = self._listen(timeout)
+        return self._exception if self._state == FINISHED else super().exception(timeout)
 
     exception.__doc__ = Future.exception.__doc__
 
@@ -150,6 +147,8 @@ class PipeFuture(Future["Any"]):
     done.__doc__ = Future.done.__doc__
 
     def cancel(self) -> bool:
+        if self._state == FINISHED:
+            return False
         if super().cancel():
             return True
         if not self.done():
@@ -158,13 +157,29 @@ class PipeFuture(Future["Any"]):
 
     cancel.__doc__ = Future.cancel.__doc__
 
-    def _wait(self, wait: Callable[[float | None], Any], timeout: float | None) -> Any:
-        """Listen for a moment, then wait for what is left of ``timeout``."""
+    def _listen(self, timeout: float | None) -> float | None:
+        """Listen for a moment, if the task is on its way; return what is left of ``timeout``."""
         if self._state == RUNNING:
             if timeout is None:
                 self._ear.listen(self)
             elif timeout > MOMENT:
                 end = time.monotonic() + timeout
                 self._ear.listen(self)
-                timeout = max(0.0, end - time.monotonic())
-        return wait(timeout)
+                return max(0.0, end - time.monotonic())
+        return timeout
+
+
+def _make_room() -> None:
+    """Give all attributes a place in the table that instances share.
+
+    Python 3.11 gives up a place for each new instance as long as some have none, and an attribute without one makes a
+    dictionary of the instance's own when it is set, for which the collector may run just then.
+    """
+    nobody: Any = None
+    future = PipeFuture(nobody)
+    future.start()
+    future.settle(None, None)
+    assert future._condition is not None
+
+
+_make_room()
