@@ -145,6 +145,21 @@ def test_the_only_worker_that_could_be_started_is_replaced(method: str) -> None:
         assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
 
 
+def test_a_worker_that_is_being_written_to_is_not_given_tasks_by_others(method: str) -> None:
+    """What was left in its pipe by an interrupted submit is written by the manager, and two must not write at once."""
+    with opened(method, workers=1) as pool:
+        pool.submit(jobs.square, 2).result(PATIENCE)
+        dispatch = pool._manager.dispatch
+        (worker,) = dispatch.workers
+        while not dispatch.claim_writer(worker):
+            time.sleep(0.001)  # the submit above is still letting go of it
+        waiting = pool.submit(jobs.square, 3)
+        assert worker.claimed is dispatch
+        assert not worker.tasks
+        dispatch.release(worker, dispatch)
+        assert waiting.result(PATIENCE) == 9
+
+
 def await_end(pool: PipePool) -> None:
     """Wait until a pool has noticed that its workers are dead."""
     end = time.monotonic() + PATIENCE

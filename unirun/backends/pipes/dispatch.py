@@ -318,10 +318,10 @@ class Dispatch:
     def claim_writer(self, worker: Handle) -> bool:
         """Claim a worker in order to go on writing to it, unless somebody is at it."""
         with self.lock:
-            free = worker.claimed is None
-            if free:
+            if worker.claimed is None:
                 worker.claimed = self
-            return free
+                self._settle(worker)  # or a submit would take it for idle
+            return worker.claimed is self
 
     def release(self, worker: Handle, owner: object) -> None:
         """Undo a claim of ``owner``, if it is one."""
