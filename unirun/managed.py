@@ -128,26 +128,20 @@ class ManagedExecutor(Executor):
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
+        # Before they are needed: a host that is out of descriptors cannot import them any more.
+        from unirun.backends import inline, lowered, threads  # noqa: F401
         from unirun.refusal import Refused
 
         self._unirun_opening, self._unirun_spec, self._unirun_managed = opening, spec, True
         self._max_workers = opening.plan.workers or self._unirun_stdlib_workers()
-        if opening.rung == self._unirun_own_rung:
-            try:
-                self._unirun_construct_own(opening.plan.workers, spec)
-            except Refused as refused:
-                opening.refuse(refused)
-            else:
-                self._unirun_constructed = True
-                return
-        self._unirun_load_lower()
-
-    def _unirun_load_lower(self) -> None:
-        """Import what lower rungs are made of: a host that is out of descriptors may not be able to when they serve.
-
-        Not where the stdlib's pool was constructed: if that is refused a worker, its own descriptors are free again.
-        """
-        from unirun.backends import inline, lowered, threads  # noqa: F401
+        if opening.rung != self._unirun_own_rung:
+            return
+        try:
+            self._unirun_construct_own(opening.plan.workers, spec)
+        except Refused as refused:
+            opening.refuse(refused)
+        else:
+            self._unirun_constructed = True
 
     def _unirun_submit_first(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any] | None:
         """Open a rung. Return the future if the task went to the stdlib's own pool, ``None`` if a lower rung is up."""
@@ -180,7 +174,6 @@ class ManagedExecutor(Executor):
                     self._unirun_descend(opening.rung, (fn, *args, *kwargs.values()))
             except Refused as refused:
                 self._unirun_constructed = False
-                self._unirun_load_lower()
                 opening.refuse(refused)
         return None
 

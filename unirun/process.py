@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.pool import PipePool
     from unirun.backends.pipes.shelf import Loan
     from unirun.backends.pipes.terms import Terms
-    from unirun.opening import PoolSpec
+    from unirun.opening import Opening, PoolSpec
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -142,7 +142,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         # A program's own `submit`, in a class of its own or in place of ours, is to see each item.
         return type(self).submit is _SUBMIT and "submit" not in self.__dict__ and super()._unirun_batches()
 
-    def _unirun_load_lower(self) -> None:
+    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         # Threads may serve as a lower rung. Their backend must not be the first to import the stdlib's module: the hook
         # would look for the class that takes the stdlib's place, and not find it yet. In the order in which the hook
         # imports the two, or another thread that does the same would get the stdlib's class.
@@ -150,7 +150,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
 
         from unirun import thread  # noqa: F401
 
-        super()._unirun_load_lower()
+        super()._unirun_adopt(opening, spec)
 
     def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         context = spec.mp_context
