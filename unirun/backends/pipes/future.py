@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PipeFuture"]
 
-#: Whether a future can do without what the stdlib's constructor makes: not with PyPy, see below, nor if it makes more.
+#: Whether a future can do without what the stdlib's constructor makes: not if that makes more, nor with PyPy, where a
+#: handler of a signal may come between any two steps, and wait for this thread.
 _ALONE: Final = sys.implementation.name == "cpython" and vars(Future()).keys() == {
     "_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"
 }  # fmt: skip
