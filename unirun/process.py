@@ -182,8 +182,12 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         if rung != "pipes":
             super()._unirun_descend(rung, task)
             return
-        from unirun.backends.pipes.pool import open_pipes
+        from unirun.refusal import Refused
 
+        try:
+            from unirun.backends.pipes.pool import open_pipes
+        except OSError as error:  # no descriptor is left to read it by
+            raise Refused("import", error) from None
         spec, terms = self._unirun_spec, self._unirun_terms()
         if terms.by_value:
             from unirun.backends.pipes.by_value import by_value

@@ -34,9 +34,15 @@ PROGRAM = textwrap.dedent(
 
 @FORKING
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="other systems have other limits")
-def test_a_lower_rung_serves_when_no_descriptor_is_left() -> None:
-    """What it is made of cannot be imported any more, and was before."""
+@pytest.mark.parametrize("ladder", [None, "pipes,threads,inline"])
+def test_threads_serve_when_no_descriptor_is_left(ladder: str | None) -> None:
+    """What they are made of cannot be imported any more, and was before; a pool over pipes is refused."""
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "ignore", "-c", PROGRAM],
+        cwd=ROOT,
+        env=os.environ | ({"UNIRUN_LADDER": ladder} if ladder else {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert run.stdout == "3 threads\n", run.stderr
