@@ -51,6 +51,10 @@ def append(items: list[int]) -> list[int]:
     return items
 
 
+def appended(item: Any) -> Any:
+    return append(item) if isinstance(item, list) else item
+
+
 def share(number: int) -> list[int]:
     shared: list[int] = OWN.__dict__.setdefault("shared", [])
     shared[:] = [number]

@@ -30,6 +30,13 @@ def test_many_short_items(pool: Executor, source: Any) -> None:
 
 
 @across()
+@pytest.mark.parametrize("item", ["text", b"bytes", "x" * 20_000, 2j], ids=["str", "bytes", "long", "complex"])
+def test_items_of_any_plain_type(pool: Executor, item: Any) -> None:
+    for _ in range(2):
+        assert list(pool.map(tasks.identity, [item] * MANY)) == [item] * MANY
+
+
+@across()
 def test_several_iterables(pool: Executor) -> None:
     """One item of each for a call, the shortest ends it."""
     assert list(pool.map(tasks.add, range(MANY), itertools.count(5))) == [n + n + 5 for n in range(MANY)]
@@ -49,6 +56,17 @@ def test_items_are_copies(pool: Executor) -> None:
     item: list[int] = []
     assert list(pool.map(items.append, [item] * MANY)) == [[1]] * MANY
     assert item == []
+
+
+@across("for-processes")
+def test_items_among_numbers_are_copies(pool: Executor) -> None:
+    """Of which it would not matter who else has the same one."""
+    item: list[int] = []
+    values = [0, item, 1.5, item, None, True] * MANY
+    for _ in range(2):
+        results = list(pool.map(items.appended, values))
+        assert results == [0, [1], 1.5, [1], None, True] * MANY
+        assert list(map(type, results)) == list(map(type, values))
 
 
 @across("for-processes")

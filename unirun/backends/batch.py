@@ -85,12 +85,12 @@ def timed(fn: Any, /, *arguments: Any) -> Timed:
     return Timed(fn(*arguments), time.perf_counter() - begin)
 
 
-def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float) -> Done:
+def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limit: float) -> Done:
     """Call a function with each item of a batch, or with the first ones, if these take long.
 
     Args:
         fn: The function; or pickled, if each item is to have its own.
-        items: What to call it with.
+        items: What to call it with; or all of it in one pickle.
         spread: Each item is a tuple of arguments.
         pickled: Each item is pickled.
         limit: Seconds after which no further item is begun.
@@ -98,6 +98,8 @@ def run(fn: Any, items: Sequence[Any], spread: bool, pickled: bool, limit: float
     Raises:
         KeyboardInterrupt: Ctrl-C in the course of an item: the batch ends.
     """
+    if isinstance(items, bytes):
+        items = pickle.loads(items)
     begin = time.perf_counter()
     end = begin + limit
     call = fn if not (spread or pickled or isinstance(fn, bytes)) else partial(_call, fn, spread, pickled)

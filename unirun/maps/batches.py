@@ -285,9 +285,9 @@ class Batches:
     def _send(self, batch: _Batch) -> None:
         """Submit a batch; its first items, where not all of them go into one."""
         try:
-            parcel = self._parcels.pack(batch.items) if batch.count > 1 else Parcel(self._fn, batch.items, False, False)
+            parcel = self._parcels.pack(batch.items) if batch.count > 1 else Parcel(self._fn, (), False, False, 1)
             with self._changed:
-                self._put_back(batch, len(parcel.items))
+                self._put_back(batch, parcel.count)
             if batch.count == 1:
                 batch.alone = True
                 call = (self._fn,) if self._size == 1 else (worker.timed, self._fn)

@@ -6,7 +6,7 @@ See ``backends.batch`` for the other end.
 from __future__ import annotations
 
 import itertools
-import sys
+import pickle
 
 from unirun.backends.batch import PLAIN, by_name
 from unirun.backends.lowered import dumps
@@ -20,8 +20,9 @@ __all__ = ["Parcel", "Parcels"]
 
 #: Bytes of items in one parcel. What is larger travels alone, where its executor may know a quicker way for it.
 _BYTES: Final = 1 << 16
-#: Types whose values take next to no room.
-_NUMBERS: Final = frozenset({int, float, complex, bool, type(None)})
+#: Types of which a pickler remembers nothing.
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_TEXTS: Final = frozenset({str, bytes})
 
 
 class Parcel:
@@ -29,18 +30,20 @@ class Parcel:
 
     Args:
         fn: The function; or pickled, where each item is to have its own.
-        items: The items, or each of them pickled.
+        items: The items, or each of them pickled, or all of them in one pickle.
         spread: Each is a tuple of arguments.
         pickled: Each is pickled.
+        count: How many they are.
     """
 
-    __slots__ = ("fn", "items", "pickled", "spread")
+    __slots__ = ("count", "fn", "items", "pickled", "spread")
 
-    def __init__(self, fn: Any, items: Sequence[Any], spread: bool, pickled: bool) -> None:
+    def __init__(self, fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, count: int) -> None:
         self.fn: Any = fn
-        self.items: Sequence[Any] = items
+        self.items: Sequence[Any] | bytes = items
         self.spread: bool = spread
         self.pickled: bool = pickled
+        self.count: int = count
 
 
 class Parcels:
@@ -62,9 +65,14 @@ class Parcels:
         """Return a parcel with the first ones of some items, or with the first one alone."""
         if self._packed is None and not self._pack_function():
             return self._parcel(items[:1], False)
+        if not self._spread and type(items) is not range and type(items[0]) in _NUMBERS:
+            numbers = _Numbers().pickled(items)
+            if numbers is not None:
+                return Parcel(self._packed or self._fn, numbers, False, False, len(items))
         kinds = {int} if type(items) is range else set(map(type, self._values(items)))
         if kinds <= PLAIN:
-            size = 0 if kinds <= _NUMBERS else sum(map(sys.getsizeof, self._values(items)))
+            texts = (each for each in self._values(items) if type(each) in _TEXTS)
+            size = sum(map(len, texts)) if kinds & _TEXTS else 0  # the others take next to no room
             return self._parcel(items[: max(1, len(items) * _BYTES // size)] if size > _BYTES else items, False)
         packed: list[Any] = []
         size = 0
@@ -80,7 +88,7 @@ class Parcels:
         return self._parcel(packed or items[:1], True)
 
     def _parcel(self, items: Sequence[Any], pickled: bool) -> Parcel:
-        return Parcel(self._packed or self._fn, items, self._spread, pickled)
+        return Parcel(self._packed or self._fn, items, self._spread, pickled, len(items))
 
     def _values(self, items: Sequence[Any]) -> Iterable[Any]:
         return itertools.chain.from_iterable(items) if self._spread else items
@@ -96,3 +104,30 @@ class Parcels:
             return False
         self._packed = b"" if by_name(self._fn) else packed
         return True
+
+
+class _Numbers:
+    """The file that a pickler of numbers writes to, which it does every 64 kB.
+
+    A pickler remembers all that it has met, to refer to it when it meets it again, except numbers, ``True``, ``False``
+    and ``None``. So what it remembers tells whether there was anything else, without asking for the type of each.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def pickled(self, items: Sequence[Any]) -> bytes | None:
+        """Return the pickle of some items; ``None`` if there is anything else among them."""
+        self._pickler = pickle.Pickler(self, 5)
+        try:
+            self._pickler.dump(items)
+        except Exception:  # of `write`, or of the other's making
+            return None
+        finally:
+            del self._pickler  # it holds this file
+        return b"".join(self._chunks)
+
+    def write(self, chunk: Any) -> None:
+        if len(self._pickler.memo.copy()) > 1:  # more than the sequence itself
+            raise TypeError("there are not only numbers")
+        self._chunks.append(bytes(chunk))

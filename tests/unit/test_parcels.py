@@ -1,0 +1,56 @@
+"""Which items of a map travel in one pickle: what nobody can change, and nothing else."""
+
+import pickle
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unirun.maps.parcels import Parcels
+
+#: Pickles that were made of the class below.
+pickled: list[None] = []
+
+
+class Large:
+    """Takes room in its pickle."""
+
+    def __reduce__(self) -> Any:
+        pickled.append(None)
+        return bytes, (b"x" * 100_000,)
+
+
+numbers = st.one_of(st.integers(), st.floats(allow_nan=False), st.booleans(), st.none())
+others = st.one_of(st.lists(st.integers(), max_size=1), st.just(()), st.text(), st.complex_numbers(), st.just(int))
+
+
+@given(st.lists(numbers, min_size=1))
+def test_numbers_go_in_one_pickle(items: list[Any]) -> None:
+    parcel = Parcels(abs, False).pack(items)
+    assert isinstance(parcel.items, bytes)
+    assert (parcel.count, parcel.pickled) == (len(items), False)
+    loaded = pickle.loads(parcel.items)
+    assert loaded == items
+    assert list(map(type, loaded)) == list(map(type, items))
+
+
+@given(
+    st.lists(numbers, max_size=5), st.lists(st.one_of(numbers, others), max_size=5), others.filter(lambda it: it != ())
+)
+def test_nothing_else_does(before: list[Any], after: list[Any], other: Any) -> None:
+    """Wherever it is among them."""
+    items = [*before, other, *after]
+    parcel = Parcels(abs, False).pack(items)
+    assert not isinstance(parcel.items, bytes)
+    sent: list[Any] = list(parcel.items)
+    if parcel.pickled:
+        sent = list(map(pickle.loads, sent))
+    assert sent == items[: parcel.count]
+
+
+def test_what_follows_is_not_pickled_for_nothing() -> None:
+    """Only as much as is written at once, before it is known that there are not only numbers."""
+    pickled.clear()
+    parcel = Parcels(abs, False).pack([1, *(Large() for _ in range(1000))])
+    assert parcel.count == 2
+    assert len(pickled) < 6
