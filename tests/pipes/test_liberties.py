@@ -1,5 +1,6 @@
 """What programs do to a pool over pipes, or to the process around it: signals, forks, children, what they print."""
 
+import linecache
 import logging
 import multiprocessing
 import os
@@ -8,7 +9,8 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import FrameType
@@ -204,7 +206,7 @@ def test_cancel_in_a_signal_handler(tmp_path: Path) -> None:
         assert long.result(PATIENCE)
 
 
-@pytest.mark.parametrize("function", ["_feed", "_take", "_prepare", "give", "release"])
+@pytest.mark.parametrize("function", ["_feed", "_prepare", "give", "release"])
 def test_ctrl_c_in_a_submit(function: str) -> None:
     """A later one is served, and shutdown ends."""
     with opened(workers=1) as pool:
@@ -224,6 +226,64 @@ def test_ctrl_c_in_a_submit(function: str) -> None:
         finally:
             sys.settrace(traced)
         assert pool.submit(jobs.square, 5).result(PATIENCE) == 25
+
+
+@pytest.mark.parametrize("function", ["reclaim", "revoke", "_take_back"])
+def test_ctrl_c_in_a_cancel(function: str, tmp_path: Path) -> None:
+    """Wherever it comes, each task is run or cancelled, once, and those that the others waited behind too."""
+    line, lines = 0, 0
+    while line <= lines:
+        journal, gate = tmp_path / f"journal {line}", tmp_path / f"gate {line}"
+        with opened(workers=1) as pool:
+            list(pool.map(jobs.square, range(1000)))
+            (worker,) = pool.processes
+            os.kill(worker, signal.SIGSTOP)
+            pool.submit(jobs.square, 3)  # what is submitted until this is done goes to the worker at once
+            held = pool.submit(jobs.hold, str(gate))
+            futures = [pool.submit(jobs.note, str(journal), str(number)) for number in range(20)]
+            os.kill(worker, signal.SIGCONT)
+            while not gate.with_name(f"{gate.name}.held").exists():
+                time.sleep(0.001)
+            assert len(pool._manager.dispatch.workers[0].tasks) == 21
+            lines = max(lines, _interrupted_at(line, function, futures[7].cancel))
+            futures += [pool.submit(jobs.note, str(journal), str(number)) for number in range(20, 40)]
+            gate.touch()
+            assert held.result(PATIENCE)
+            done = wait(futures, PATIENCE).done
+            assert len(done) == 40
+        ran = [str(number) for number, future in enumerate(futures) if not future.cancelled()]
+        assert sorted(journal.read_text().split(), key=int) == ran
+        assert len(ran) >= 39
+        line += 1
+    assert lines > 1
+
+
+def _interrupted_at(line: int, function: str, call: Callable[[], object]) -> int:
+    """Have a call interrupted before the line-th line that is run in a function; return how many were."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_name != function:
+            return trace
+        # Nothing is called before these two, so there it cannot come.
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and "True in held" not in text and "lock.release" not in text:
+            count += 1
+            if count - 1 == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    traced = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(traced)
+    return count
 
 
 def test_a_second_ctrl_c_does_not_hit_what_a_task_does_in_the_course_of_the_first(tmp_path: Path) -> None:

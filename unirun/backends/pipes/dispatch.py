@@ -13,6 +13,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
+from itertools import repeat, starmap
 from typing import Any, Final
 
 from unirun.backends.lowered import RemoteTraceback
@@ -116,19 +117,20 @@ class Dispatch:
         with self.lock:
             self.cancelling = True
             for worker in self.workers:
-                self._requeue(worker.take_back())
+                self._take_back(worker, worker.revoke())
 
     def reclaim(self, future: Future[Any]) -> None:
         """Take back what the worker that holds the task of ``future`` has not begun. It is pending again then."""
-        # Only this thread itself can hold the lock for so long: a signal handler cancels in the course of a submit.
-        if self.foreign or not self.lock.acquire(timeout=_LOCKED):
-            return
+        held: list[bool] = []
         try:
-            for worker in self.workers:
+            # One step. Only this thread itself can hold it so long: a signal handler cancels in a submit.
+            held.extend(map(self.lock.acquire, (True,), (_LOCKED,)))
+            for worker in self.workers if held[0] and not self.foreign else ():
                 if any(task.future is future for task in worker.tasks.values()):
-                    self._requeue(worker.take_back())
+                    self._take_back(worker, worker.revoke())
         finally:
-            self.lock.release()
+            if True in held:
+                self.lock.release()
         self._bell.ring()  # an idle worker may have the others
 
     def empty(self) -> list[Task]:
@@ -160,12 +162,8 @@ class Dispatch:
         sending = False
         try:
             with self.lock:
-                try:
-                    self._take(worker, taken)
-                except BaseException:  # Ctrl-C between two steps: a task is in one of the two
-                    if taken and self.queue and taken[-1] is self.queue[0]:
-                        del taken[-1]
-                    raise
+                count = min(self._room(worker), math.ceil(len(self.queue) / max(1, len(self.workers))))
+                taken.extend(starmap(self.queue.popleft, repeat((), count)))  # one step, as in `_take_back`
             while taken and size <= _BYTES:
                 parts = self._prepare(taken[0], own)
                 if parts is not None:
@@ -196,13 +194,6 @@ class Dispatch:
                 self._requeue([task for task in unsent if task is not own])
             self._bell.ring()
             raise
-
-    def _take(self, worker: Handle, taken: list[Task]) -> None:
-        """Move tasks for a worker from the queue to ``taken``. The lock is held."""
-        count = min(self._room(worker), math.ceil(len(self.queue) / max(1, len(self.workers))))
-        for _ in range(count):
-            taken.append(self.queue[0])
-            self.queue.popleft()
 
     def _room(self, worker: Handle) -> int:
         """Return how many more tasks a worker should have on its way. The lock is held."""
@@ -242,6 +233,16 @@ class Dispatch:
         for task in reversed(tasks):
             task.future.unstart()
             self.queue.appendleft(task)
+
+    def _take_back(self, worker: Handle, serials: list[int]) -> None:
+        """Put what a worker will not begin to the front of the queue. The lock is held.
+
+        Ctrl-C may come between any two steps. What is left with the worker then comes back when it is dropped.
+        """
+        for serial in serials:
+            self._let_go((worker.tasks[serial],))
+            worker.tasks[serial].future.unstart()
+        self.queue.extendleft(map(worker.tasks.pop, reversed(serials)))  # one step: each task is in one of the two
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         """Give back the blocks of tasks that no worker has, or needs any more. The lock is held."""
@@ -286,10 +287,12 @@ class Dispatch:
                 self._settle(worker)
             return task
 
-    def dropped(self, worker: Handle) -> None:
+    def dropped(self, worker: Handle, serial: int) -> None:
         """A worker has dropped a task that was taken back from it."""
         with self.lock:
-            worker.dropping -= 1
+            worker.dropping.discard(serial)
+            if serial in worker.tasks:
+                self._take_back(worker, [serial])
             self._settle(worker)
 
     def left(self, worker: Handle) -> list[Task]:
@@ -347,13 +350,11 @@ class Dispatch:
     def feed_all(self) -> None:
         """Give tasks to the workers that should have more; take back what waits behind a long one, for idle ones."""
         with self.lock:
-            if self._spare():
-                now = time.monotonic()
-                for worker in self.workers:
-                    stuck = now - worker.since
-                    if self._holds_back(worker) and (stuck >= STUCK or self.pace.worth_taking_back):
-                        self._requeue(worker.take_back())
-                        self.pace.at_least(stuck)
+            for worker in self._holders():
+                stuck = time.monotonic() - worker.since
+                if stuck >= STUCK or self.pace.worth_taking_back:
+                    self._take_back(worker, worker.revoke())
+                    self.pace.at_least(stuck)
             hungry = [worker for worker in self.workers if worker.claimed is None and self._room(worker)]
             if not self.queue:
                 return
@@ -375,8 +376,7 @@ class Dispatch:
     def next_check(self) -> float | None:
         """Return when to look again for tasks that wait behind a long one, of ``time.monotonic``."""
         with self.lock:
-            holders = self.workers if self._spare() else ()
-            return min((worker.since + STUCK for worker in holders if self._holds_back(worker)), default=None)
+            return min((worker.since + STUCK for worker in self._holders()), default=None)
 
     def missing(self) -> int:
         """Return how many workers should be started for what is queued."""
@@ -392,9 +392,8 @@ class Dispatch:
         with self.lock:
             return [worker for worker in self.workers if worker.tasks or worker.claimed is not None]
 
-    def _spare(self) -> bool:
-        """Tell whether there is a worker for tasks that another one holds. The lock is held."""
-        return not self.queue and bool(self._idle)
-
-    def _holds_back(self, worker: Handle) -> bool:
-        return len(worker.tasks) > 1 and not worker.dropping and worker.claimed is None
+    def _holders(self) -> list[Handle]:
+        """Return the workers with tasks that wait, if there is an idle one that could have these. The lock is held."""
+        if self.queue or not self._idle:
+            return []
+        return [each for each in self.workers if len(each.tasks) > 1 and not each.dropping and each.claimed is None]

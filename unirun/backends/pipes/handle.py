@@ -75,9 +75,9 @@ class Handle:
         self.tasks: dict[int, Task] = {}
         #: How many tasks it was given ever.
         self.given: int = 0
-        #: How many tasks were taken back of which it does not know yet. It must get none before it does: it would run
+        #: The tasks that were taken back of which it does not know yet. It must get none before it does: it would run
         #: one that was taken back with the token of the new one.
-        self.dropping: int = 0
+        self.dropping: set[int] = set()
         #: When it last began something, as far as the parent can tell; of ``time.monotonic``.
         self.since: float = time.monotonic()
         #: It has answered since it was last given something: what is behind that does not wait for a long task.
@@ -158,13 +158,13 @@ class Handle:
         os.write(self._grants.fileno(), b"t" * len(tasks))  # so few fit into any pipe
         self._out.extend(memoryview(piece) for piece in pieces if len(piece))
 
-    def take_back(self) -> list[Task]:
-        """Return the tasks that it has not begun; it will not begin them any more."""
+    def revoke(self) -> list[int]:
+        """Keep it from beginning what it has not begun; return the serials of that, which stays in ``tasks``."""
         count = len(self._take_tokens())
         serials = list(self.tasks)[len(self.tasks) - count :]
-        self.dropping += count
+        self.dropping.update(serials)
         self.given -= count
-        return [self.tasks.pop(serial) for serial in serials]
+        return serials
 
     def _take_tokens(self) -> bytes:
         try:
@@ -274,7 +274,7 @@ class Handle:
             from multiprocessing import process
 
             process._children.discard(self.process)  # type: ignore[attr-defined]
-        self.unbegun = self.take_back()
+        self.unbegun = [self.tasks.pop(serial) for serial in self.revoke()]
         self.close()
 
     def _ended(self) -> bool:

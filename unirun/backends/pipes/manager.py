@@ -281,7 +281,7 @@ class Manager:
             if task is not None:
                 answers.answer(task.future, message)
         elif kind == protocol.DROPPED:
-            self.dispatch.dropped(worker)
+            self.dispatch.dropped(worker, message.serial)
         elif kind == protocol.READY:
             worker.ready = True
         elif kind == protocol.INITIALIZED:
