@@ -28,7 +28,7 @@ __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
 #: Types of values that nobody can change, so that it does not matter who else has the same one.
 PLAIN: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
 #: The time is asked for after so many items, if the first ones took less than so many seconds on the average.
-_STRIDE: Final = 8
+_STRIDE: Final = 16
 _TINY: Final = 1e-6
 #: Bytes of pickled results in one batch; what follows goes into another.
 _BYTES: Final = 1 << 18
