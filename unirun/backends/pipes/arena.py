@@ -40,7 +40,7 @@ __all__ = ["Arena", "Block", "Memo", "Shared", "keep", "opened"]
 SMALLEST: Final = 1 << 18
 #: Seconds for which unused blocks are kept: pages that are there already are filled ten times as fast as new ones, and
 #: programs compute in bursts.
-_LINGER: Final = 2.0
+_LINGER: Final = 10.0
 #: Bytes of unused blocks that are kept at most.
 _KEPT: Final = 1 << 26
 #: Blocks at most: each has a mapping here, and before Python 3.13 a descriptor.
