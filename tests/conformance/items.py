@@ -34,6 +34,13 @@ class Fragile:
         return tasks.fail, (OSError("does not load"),)
 
 
+class Large:
+    """So large that each travels alone, once it is known."""
+
+    def __init__(self, number: int) -> None:
+        self.data = [number] * 100_000
+
+
 class Stubborn(Exception):
     """An exception that can be raised, and not pickled."""
 

@@ -2,8 +2,10 @@
 
 import gc
 import itertools
+import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from functools import partial
@@ -83,6 +85,26 @@ def test_the_function_is_a_copy(pool: Executor, bound: bool) -> None:
 def test_a_result_is_what_was_returned_then(pool: Executor) -> None:
     """Not what became of the object in the course of the next item."""
     assert list(pool.map(items.share, range(MANY))) == [[number] for number in range(MANY)]
+
+
+@across()
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no reference counts")
+def test_nothing_waits_for_the_garbage_collector(pool: Executor) -> None:
+    """When results are let go of, they are gone; also those that were not taken."""
+    source = [items.Large(number) for number in range(3)] * 20
+    gc.collect()
+    gc.disable()
+    try:
+        for taken in (60, 1):
+            results: Any = pool.map(tasks.identity, source)
+            seen = [weakref.ref(result) for result in itertools.islice(results, taken)]
+            results.close()
+            del results
+            assert not [each for each in seen if each() is not None and each() not in source]
+        pool.shutdown()
+        tasks.until(lambda: sum(type(each) is items.Large for each in gc.get_objects()) == 3, "the end of the results")
+    finally:
+        gc.enable()
 
 
 @across()

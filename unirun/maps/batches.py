@@ -45,7 +45,7 @@ class _Batch:
         self.count = len(items)
         self.alone = False  # a task as any other, and not a batch of one
         self.done = False
-        self.future: Future[Any] | None = None
+        self.future: Any = None
 
 
 class Batches:
@@ -348,8 +348,8 @@ class Batches:
         """Iterate over the results of one batch after the other."""
         try:
             while (batch := self._head()) is not None:
-                future, alone, batch = batch.future, batch.alone, None
-                assert future is not None
+                # A future holds its batch, by its callback: if also the other way, both wait for the collector.
+                future, alone, batch.future, batch = batch.future, batch.alone, None, None
                 if not alone and not (done := future.result()).others:
                     yield done.results
                 else:
@@ -390,11 +390,11 @@ class Batches:
             self._closed = self._read = True
             self._unsent.clear()
             self._waiting = 0
-            left = list(self._sent.values())
-            self._sent.clear()
+            left, self._sent = self._sent, {}
         # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile
         # ends its manager thread, and the others are never heard of; see gh-107219.
-        for batch in left if not self._broken else ():
-            if batch.future is not None:
-                batch.future.cancel()
+        for batch in left.values():
+            future, batch.future = batch.future, None
+            if future is not None and not self._broken:
+                future.cancel()
         self._settle()
