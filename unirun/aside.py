@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from unirun import config
 from unirun.caller import caller
@@ -11,10 +10,12 @@ from unirun.caller import caller
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextvars import ContextVar
 
 __all__ = ["disabled", "stands_aside"]
 
-_disabled: ContextVar[bool] = ContextVar("unirun_disabled", default=False)
+#: The variable that ``disabled`` sets, once it was called: most programs never do, and need no `contextvars`.
+_variable: list[ContextVar[bool]] = []
 
 
 @contextmanager
@@ -26,16 +27,21 @@ def disabled() -> Iterator[None]:
     subclass of the program's is what it is, and its pools work as if it were derived from the stdlib's. Pools that were
     constructed before go on as they are.
     """
-    token = _disabled.set(True)
+    from contextvars import ContextVar
+
+    if not _variable:
+        _variable.append(ContextVar("unirun_disabled", default=False))
+    variable = _variable[0]  # the same for all, whichever thread came first
+    token = variable.set(True)
     try:
         yield
     finally:
-        _disabled.reset(token)
+        variable.reset(token)
 
 
 def stands_aside(kind: type | None = None) -> bool:
     """Tell whether the constructor that is being called is to make the stdlib's own pool, or a ``kind`` of it."""
-    if _disabled.get():
+    if _variable and _variable[0].get():
         return True
     excluded = config.autopatch_exclude()
     if not excluded:

@@ -10,6 +10,7 @@ Does not promise:
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import sys
@@ -103,7 +104,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
         no_processes=kept.no_processes,
         daemonic=daemonic,
         bootstrapping=bootstrapping,
-        subinterpreter=_in_subinterpreter(),
+        subinterpreter=processes and _in_subinterpreter(),
         main=_main_module() if processes else "importable",
     )
 
@@ -173,19 +174,13 @@ def _process_state(processes: bool) -> tuple[bool, bool, str | None]:
 
 
 def _in_subinterpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # the first from 3.13 on
-        try:
-            interpreters = importlib.import_module(name)
-        except ImportError:
-            continue
-        break
-    else:
+    if hasattr(_thread, "_is_main_interpreter"):  # from 3.12 on, and needs no import
+        return not _thread._is_main_interpreter()
+    try:
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+    except ImportError:  # PyPy has none
         return False
-    current, main = interpreters.get_current(), interpreters.get_main()
-    # 3.13 on answers with (id, whence)
-    return bool(
-        (current[0] if isinstance(current, tuple) else current) != (main[0] if isinstance(main, tuple) else main)
-    )
+    return bool(interpreters.get_current() != interpreters.get_main())
 
 
 def _main_module() -> str:
