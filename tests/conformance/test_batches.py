@@ -100,11 +100,15 @@ def test_nothing_waits_for_the_garbage_collector(pool: Executor) -> None:
             seen = [weakref.ref(result) for result in itertools.islice(results, taken)]
             results.close()
             del results
-            assert not [each for each in seen if each() is not None and each() not in source]
+            tasks.until(partial(_gone, seen, source), "the end of the results")
         pool.shutdown()
         tasks.until(lambda: sum(type(each) is items.Large for each in gc.get_objects()) == 3, "the end of the results")
     finally:
         gc.enable()
+
+
+def _gone(seen: list[weakref.ref[Any]], kept: list[Any]) -> bool:
+    return all(each() is None or each() in kept for each in seen)
 
 
 @across()

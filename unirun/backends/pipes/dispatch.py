@@ -117,7 +117,7 @@ class Dispatch:
         with self.lock:
             self.cancelling = True
             for worker in self.workers:
-                self._take_back(worker, worker.revoke())
+                self._take_back(worker)
 
     def reclaim(self, future: Future[Any]) -> None:
         """Take back what the worker that holds the task of ``future`` has not begun. It is pending again then."""
@@ -127,11 +127,11 @@ class Dispatch:
             held.extend(map(self.lock.acquire, (True,), (_LOCKED,)))
             for worker in self.workers if held[0] and not self.foreign else ():
                 if any(task.future is future for task in worker.tasks.values()):
-                    self._take_back(worker, worker.revoke())
+                    self._take_back(worker)
         finally:
             if True in held:
                 self.lock.release()
-        self._bell.ring()  # an idle worker may have the others
+            self._bell.ring()  # an idle worker may have the others
 
     def empty(self) -> list[Task]:
         """Return all tasks that are not done, and forget them."""
@@ -177,7 +177,6 @@ class Dispatch:
                     given = []
                 ring = bool(taken)
                 self._requeue(taken)
-                taken = []
                 sending = bool(given)
                 if sending:
                     worker.give(given)
@@ -188,7 +187,7 @@ class Dispatch:
             if sending:  # how much was written is not known
                 worker.kill()
             with self.lock:
-                unsent = dict.fromkeys(() if sending else [task for task, _ in given])
+                unsent = dict.fromkeys(task for task, _ in given)
                 unsent |= dict.fromkeys(taken)  # of which the first may be among the others, likewise
                 self._let_go([own] if own in unsent else [])
                 self._requeue([task for task in unsent if task is not own])
@@ -228,21 +227,23 @@ class Dispatch:
             return None
 
     def _requeue(self, tasks: list[Task]) -> None:
-        """Put tasks that have not begun back to the front of the queue. The lock is held."""
+        """Move tasks that have not begun back to the front of the queue. The lock is held."""
         self._let_go(tasks)
-        for task in reversed(tasks):
+        for task in tasks:
             task.future.unstart()
-            self.queue.appendleft(task)
+        self.queue.extendleft(starmap(tasks.pop, repeat((), len(tasks))))  # one step, as below
 
-    def _take_back(self, worker: Handle, serials: list[int]) -> None:
-        """Put what a worker will not begin to the front of the queue. The lock is held.
+    def _take_back(self, worker: Handle) -> None:
+        """Put what a worker has not begun to the front of the queue. The lock is held.
 
-        Ctrl-C may come between any two steps. What is left with the worker then comes back when it is dropped.
+        Ctrl-C may come between any two steps; what is left with the worker then is taken back later.
         """
+        serials = worker.revoke()
         for serial in serials:
             self._let_go((worker.tasks[serial],))
             worker.tasks[serial].future.unstart()
         self.queue.extendleft(map(worker.tasks.pop, reversed(serials)))  # one step: each task is in one of the two
+        worker.given -= len(serials)
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         """Give back the blocks of tasks that no worker has, or needs any more. The lock is held."""
@@ -290,9 +291,9 @@ class Dispatch:
     def dropped(self, worker: Handle, serial: int) -> None:
         """A worker has dropped a task that was taken back from it."""
         with self.lock:
-            worker.dropping.discard(serial)
             if serial in worker.tasks:
-                self._take_back(worker, [serial])
+                self._take_back(worker)
+            worker.dropping.pop(serial, None)
             self._settle(worker)
 
     def left(self, worker: Handle) -> list[Task]:
@@ -353,7 +354,7 @@ class Dispatch:
             for worker in self._holders():
                 stuck = time.monotonic() - worker.since
                 if stuck >= STUCK or self.pace.worth_taking_back:
-                    self._take_back(worker, worker.revoke())
+                    self._take_back(worker)
                     self.pace.at_least(stuck)
             hungry = [worker for worker in self.workers if worker.claimed is None and self._room(worker)]
             if not self.queue:
@@ -396,4 +397,4 @@ class Dispatch:
         """Return the workers with tasks that wait, if there is an idle one that could have these. The lock is held."""
         if self.queue or not self._idle:
             return []
-        return [each for each in self.workers if len(each.tasks) > 1 and not each.dropping and each.claimed is None]
+        return [each for each in self.workers if len(each.tasks) > 1 and each.claimed is None]

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from concurrent.futures._base import FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Final
 
 from unirun.backends.pipes.ear import MOMENT
@@ -150,13 +150,27 @@ class PipeFuture(Future["Any"]):
     def cancel(self) -> bool:
         if self._state == FINISHED:
             return False
-        if super().cancel():
+        if self._cancel():
             return True
-        if not self.done():
+        if self._state == RUNNING:
             self._ear.dispatch.reclaim(self)
-        return super().cancel()
+        return self._cancel()
 
     cancel.__doc__ = Future.cancel.__doc__
+
+    def _cancel(self) -> bool:
+        """Do what the stdlib's ``cancel`` does."""
+        # But for the entering of the condition, in which Ctrl-C can come and leave it locked: see `put_alone`.
+        it: Any = self
+        with it._condition._lock:
+            first = it._state == PENDING
+            if first:
+                it._state = CANCELLED
+                it._condition.notify_all()
+            cancelled = it._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+        if first:
+            it._invoke_callbacks()
+        return cancelled
 
     def _listen(self, timeout: float | None) -> float | None:
         """Listen for a moment, if the task is on its way; return what is left of ``timeout``."""

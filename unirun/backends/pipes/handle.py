@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, islice, repeat, starmap
+from operator import itemgetter
 from typing import Any, Final
 
 from unirun.backends.pipes import forks, protocol
@@ -75,9 +77,9 @@ class Handle:
         self.tasks: dict[int, Task] = {}
         #: How many tasks it was given ever.
         self.given: int = 0
-        #: The tasks that were taken back of which it does not know yet. It must get none before it does: it would run
-        #: one that was taken back with the token of the new one.
-        self.dropping: set[int] = set()
+        #: The tasks that were taken back of which it does not know yet, with their tokens. It must get none before it
+        #: does: it would run one that was taken back with the token of the new one.
+        self.dropping: dict[int, int] = {}
         #: When it last began something, as far as the parent can tell; of ``time.monotonic``.
         self.since: float = time.monotonic()
         #: It has answered since it was last given something: what is behind that does not wait for a long task.
@@ -139,14 +141,18 @@ class Handle:
         return bool(self._out)
 
     def give(self, tasks: list[tuple[Task, Parts]]) -> None:
-        """Put tasks, and what ``dump`` made of them, on their way; ``flush`` sends them."""
+        """Put tasks, and what ``dump`` made of them, on their way, and take them out of the list; ``flush`` sends them.
+
+        Raises:
+            BaseException: Ctrl-C. What is in the list then was not given; all else was, and may not have been sent.
+        """
         pieces: list[bytes | memoryview] = []
         small: list[bytes] = []
-        for task, parts in tasks:
-            self._serial += 1
-            self.tasks[self._serial] = task
-            self.given += 1
-            framed = protocol.frame(protocol.TASK, self._serial, parts)
+        count = len(tasks)
+        serials = range(self._serial + 1, self._serial + count + 1)
+        self._serial += count
+        for serial, (_, parts) in zip(serials, tasks, strict=True):
+            framed = protocol.frame(protocol.TASK, serial, parts)
             if len(framed) == 1:
                 small += framed  # type: ignore[arg-type]
             else:
@@ -155,22 +161,27 @@ class Handle:
         pieces.append(small[0] if len(small) == 1 else b"".join(small))
         self.since = time.monotonic()
         self.moving = False
-        os.write(self._grants.fileno(), b"t" * len(tasks))  # so few fit into any pipe
+        # So few tokens fit into any pipe.
+        granted: Any = islice(map(os.write, (self._grants.fileno(),), (b"t" * count,)), 1, None)
+        taken = map(itemgetter(0), starmap(tasks.pop, repeat((0,), count)))
+        # One step: whose a token is must be known, or a task that was begun would be taken for one that was not.
+        self.tasks.update(chain(granted, zip(serials, taken, strict=False)))
+        self.given += count
         self._out.extend(memoryview(piece) for piece in pieces if len(piece))
 
     def revoke(self) -> list[int]:
-        """Keep it from beginning what it has not begun; return the serials of that, which stays in ``tasks``."""
-        count = len(self._take_tokens())
-        serials = list(self.tasks)[len(self.tasks) - count :]
-        self.dropping.update(serials)
-        self.given -= count
-        return serials
+        """Keep it from beginning what it has not begun; return the serials of that, which stays in ``tasks``.
 
-    def _take_tokens(self) -> bytes:
+        So does what was revoked before, if Ctrl-C has kept somebody from taking it.
+        """
+        begun = [serial for serial in self.tasks if serial not in self.dropping]
+        tokens = map(os.read, (self._tokens.fileno(),), (max(1, len(begun)),))
         try:
-            return os.read(self._tokens.fileno(), max(1, len(self.tasks)))
+            # One step, from the reading of the tokens to the notes of whose they were: the newest tasks'.
+            self.dropping.update(chain.from_iterable(map(zip, (reversed(begun),), tokens)))
         except BlockingIOError:
-            return b""
+            pass  # there are none
+        return [serial for serial in self.tasks if serial in self.dropping]
 
     def flush(self) -> None:
         """Write what the pipe takes now."""
