@@ -103,8 +103,7 @@ class Batches:
         self._open = 0  # batches of which nothing was heard
         self._taken = 0  # items that were taken from the iterables
         self._next = 0  # the place of the next result
-        self._read = False  # nothing more will be taken,
-        self._short = False  # although there may be more
+        self._read = self._short = False  # nothing more will be taken; although there may be more
         self._flushing = self._closed = self._broken = False  # the last: the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
@@ -303,7 +302,8 @@ class Batches:
             if not isinstance(error, Exception):
                 raise
             return
-        batch.future = future
+        with self._changed:
+            batch.future = None if self._closed else future  # then nobody takes it
         future.add_done_callback(lambda done: self._done(batch, done))
         if self._closed:
             future.cancel()
