@@ -234,10 +234,6 @@ def test_ctrl_c_in_a_submit(function: str) -> None:
         assert pool.submit(jobs.square, 5).result(PATIENCE) == 25
 
 
-@pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="without a GIL it took over a minute on a busy machine, twice of four times; why is not known yet",
-)
 @pytest.mark.parametrize("crash", [False, True], ids=["goes-on", "crash"])
 @pytest.mark.parametrize("function", ["reclaim", "revoke", "_take_back"])
 def test_ctrl_c_in_a_cancel(function: str, crash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
