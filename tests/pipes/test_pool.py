@@ -23,9 +23,11 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
+from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.manager import Manager
+from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.terms import Terms
 
@@ -247,6 +249,41 @@ def test_short_tasks_do_not_wait_behind_a_long_one(tmp_path: Path) -> None:
         assert time.monotonic() - begin < 4
         assert not long.done()
     assert sorted(Path(journal).read_text().split(), key=int) == [str(number) for number in range(500)]
+
+
+def test_a_part_of_a_map_waits_where_its_worker_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the worker would have nothing to do until the parent's thread has its turn."""
+    monkeypatch.setattr("unirun.backends.pipes.dispatch.STUCK", PATIENCE)  # this machine may pause
+    monkeypatch.setattr(Pace, "ahead", 4)  # tasks have been short
+    gate = str(tmp_path / "gate")
+    with opened(workers=1) as pool:
+        (worker,) = pool._manager.dispatch.workers
+        held, part = (pool.submit_sharing(Memo(), *call) for call in ((jobs.hold, gate), (jobs.square, 3)))
+        other = pool.submit(jobs.square, 4)
+        given = [task.future for task in worker.tasks.values()]
+        Path(gate).touch()
+        assert given == [held, part]
+        assert [future.result(PATIENCE) for future in (held, part, other)] == [True, 9, 16]
+
+
+def test_a_part_of_a_map_does_not_stay_behind_a_long_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "ahead", 4)
+    gates = [str(tmp_path / name) for name in ("first", "second")]
+    with opened() as pool:
+        dispatch = pool._manager.dispatch
+        while len(dispatch._idle) < 2:  # both have come
+            time.sleep(0.001)
+        held = [pool.submit_sharing(Memo(), jobs.hold, gate) for gate in gates]
+        part = pool.submit_sharing(Memo(), jobs.square, 3)
+        behind = [part in [task.future for task in worker.tasks.values()] for worker in dispatch.workers]
+        busy = next((number for number, it in enumerate(behind) if it), 0)
+        (one,) = dispatch.workers[1 - busy].tasks.values()
+        Path(one.args[0]).touch()  # the other worker is free now
+        assert part.result(PATIENCE) == 9
+        assert [future.done() for future in held].count(False) == 1
+        for gate in gates:
+            Path(gate).touch()
+        assert all(future.result(PATIENCE) for future in held)
 
 
 def test_a_task_that_runs_too_long_is_killed_and_nobody_else_notices(method: str) -> None:

@@ -310,8 +310,8 @@ class Batches:
 
     def _put_back(self, batch: _Batch, count: int) -> None:
         """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
-        batch.items, rest = batch.items[:count], batch.items[count:]
-        batch.count = count
+        if rest := batch.items[count:]:
+            batch.items, batch.count = batch.items[:count], count
         if rest and not (self._closed or self._error):
             self._unsent.appendleft((batch.start + count, rest, 0))
             self._waiting += len(rest)

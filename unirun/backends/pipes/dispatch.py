@@ -53,16 +53,11 @@ class Dispatch:
         self._idle: list[Handle] = []
         self.pace: Pace = Pace()
         self._unused = True  # nothing was submitted yet
-        #: No more workers will be started than there are.
-        self.short: bool = False
-        #: Why the pool is not usable any more, or ``None``.
-        self.broken: str | None = None
-        #: Shutdown was called,
-        self.closed: bool = False
-        #: and what has not begun is to be cancelled.
-        self.cancelling: bool = False
-        #: This is a forked child's copy of the pool.
-        self.foreign: bool = False
+        self.short: bool = False  #: No more workers will be started than there are.
+        self.broken: str | None = None  #: Why the pool is not usable any more.
+        self.closed: bool = False  #: Shutdown was called,
+        self.cancelling: bool = False  #: and what has not begun is to be cancelled.
+        self.foreign: bool = False  #: This is a forked child's copy of the pool.
 
     # For submit and shutdown, from any thread.
 
@@ -80,6 +75,10 @@ class Dispatch:
                     worker = self._idle[-1]
                     worker.claimed = task
                     self._idle.pop()
+                elif task.memo is not None and len(self.queue) == 1:  # else its worker waits until the manager wakes up
+                    held = (each for each in self.workers if len(each.tasks) == 1 and each.claimed is None)
+                    if (worker := next(filter(self._room, held), None)) is not None:
+                        worker.claimed = task
                 ring = worker is None and len(self.workers) < (min(1, self._most) if self.short else self._most)
             if early:
                 resolve(task.future, error=BrokenProcessPool(self.broken))
@@ -200,7 +199,8 @@ class Dispatch:
             return 0
         most = 1 if self._terms.task_timeout is not None else self.pace.ahead
         held = len(worker.tasks)
-        if held and (held > most // 2 or not worker.moving):  # or it may be in a long one
+        a_map = self.queue and self.queue[0].memo is not None  # it sends each worker several, and none that is long
+        if held and (held > most // 2 or not (worker.moving or (a_map and time.monotonic() - worker.since < STUCK))):
             return 0
         if self._terms.max_tasks_per_child is not None:
             most = min(most, self._terms.max_tasks_per_child - worker.given + held)
