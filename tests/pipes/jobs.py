@@ -291,6 +291,10 @@ class Large:
     __hash__ = None  # type: ignore[assignment]
 
 
+def filled(number: int, size: int) -> Large:
+    return Large(bytearray(number.to_bytes(4, "big") * (size // 4)))
+
+
 kept: list[Any] = []
 
 

@@ -187,7 +187,7 @@ def test_the_map_of_a_scope_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("ending", ["result", "exception", "crash", "cancelled"])
 def test_memory_is_given_back(ending: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """When tasks are done, whatever became of them."""
-    monkeypatch.setattr(module, "_LINGER", 0.1)
+    monkeypatch.setattr(module, "LINGER", 0.1)
     with open_pipes(2, multiprocessing.get_context("fork")) as pool:
         if ending == "result":
             futures = [pool.submit(jobs.checksum, large(number)) for number in range(20)]

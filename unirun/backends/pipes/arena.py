@@ -11,7 +11,7 @@ Guarantees:
     No semaphore, no name in ``/dev/shm``, no resource tracker: the kernel frees the memory when the last process of the
     pool is gone, however they end.
     A block belongs to its task until a worker has answered or is dead, and the worker answers only when it does not
-    need the block any more. Then it is used again, and given back after ``_LINGER`` seconds without anything to do.
+    need the block any more. Then it is used again, and given back after ``LINGER`` seconds without anything to do.
     Where there is no such memory, or not enough, buffers travel through the pipe.
 
 Does not promise:
@@ -34,13 +34,13 @@ from typing import Any, Final
 from unirun.backends.pipes import forks
 from unirun.backends.pipes.protocol import Placed, ProtocolError
 
-__all__ = ["Arena", "Block", "Memo", "Shared", "keep", "opened"]
+__all__ = ["LINGER", "Arena", "Block", "Memo", "Shared", "keep", "opened"]
 
 #: Bytes of a buffer from which a mapping in the worker costs less than the way through the pipe.
 SMALLEST: Final = 1 << 18
 #: Seconds for which unused blocks are kept: pages that are there already are filled ten times as fast as new ones, and
 #: programs compute in bursts.
-_LINGER: Final = 10.0
+LINGER: Final = 10.0
 #: Bytes of unused blocks that are kept at most.
 _KEPT: Final = 1 << 26
 #: Blocks at most: each has a mapping here, and before Python 3.13 a descriptor.
@@ -236,12 +236,12 @@ class Arena:
     def due(self) -> float | None:
         """When ``tidy`` should be called, of ``time.monotonic``."""
         since = self._idle_since
-        return None if since is None else since + _LINGER
+        return None if since is None else since + LINGER
 
     def tidy(self) -> None:
         """Give back the memory of unused blocks, if nothing was done for a while."""
         with self._lock:
-            if self._idle_since is None or self._used or time.monotonic() < self._idle_since + _LINGER:
+            if self._idle_since is None or self._used or time.monotonic() < self._idle_since + LINGER:
                 return
             self._idle_since = None
             for block in self._free:

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Block, Memo
+from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.worker import Orders, work
@@ -66,13 +67,14 @@ class Handle:
     Args:
         context: The ``multiprocessing`` context to start it by.
         orders: What the worker has to know.
+        buffers: What its large results are received into.
 
     Raises:
         OSError: There is no descriptor left for its pipes, or no process can be started.
         Exception: What pickling the initializer raises, for a start method other than fork.
     """
 
-    def __init__(self, context: Any, orders: Orders) -> None:
+    def __init__(self, context: Any, orders: Orders, buffers: Buffers) -> None:
         #: The tasks that it was given and has not answered, by serial, in the order given.
         self.tasks: dict[int, Task] = {}
         #: How many tasks it was given ever.
@@ -105,7 +107,7 @@ class Handle:
         self.awaited: bool = False
         self._out: deque[memoryview] = deque()
         self._serial = 0
-        self._reader = protocol.Reader()
+        self._reader = protocol.Reader(buffers.room)
         self._poll: Any = None  # a listener's
         self._ends: list[Any] = []
         self.process: Any = None

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from unirun.backends.pipes import answers, arena, exits, forks, protocol
 from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.ear import Ear
 from unirun.backends.pipes.handle import Handle
@@ -77,6 +78,7 @@ class Manager:
         # Only the manager thread's, or before it starts the opening one's:
         self._failed_starts = 0
         self._watched: dict[int, Handle] = {}
+        self._buffers = Buffers()
         self._thread: threading.Thread | None = None
 
     # In the thread that opens the pool.
@@ -125,7 +127,7 @@ class Manager:
         """Start some workers; fewer are as good, unless there is none."""
         for _ in range(count):
             try:
-                worker = Handle(self._context, self._orders)
+                worker = Handle(self._context, self._orders, self._buffers)
             except Exception as error:
                 if not is_refusal("start", error):
                     raise
@@ -209,6 +211,7 @@ class Manager:
     def _close(self) -> None:
         self._bell.silence()
         self._watch.close()
+        self._buffers.close()
         if self._arena is not None:
             forks.close(self._arena)
 
@@ -237,14 +240,16 @@ class Manager:
             due.append(check)
         if self._terms.task_timeout is not None:
             due += [worker.since + self._terms.task_timeout for worker in self.dispatch.workers if worker.tasks]
-        if self._arena is not None and self._arena.due is not None:
-            due.append(self._arena.due)
+        for memory in (self._arena, self._buffers):
+            if memory is not None and memory.due is not None:
+                due.append(memory.due)
         return min(due) - time.monotonic() if due else math.inf
 
     def _check_time(self) -> None:
         """Kill the workers whose time is up, and give back memory that is not used."""
-        if self._arena is not None and self._arena.due is not None:
-            self._arena.tidy()
+        for memory in (self._arena, self._buffers):
+            if memory is not None and memory.due is not None:
+                memory.tidy()
         limit = self._terms.task_timeout
         if limit is None and self._kill_at is None:
             return

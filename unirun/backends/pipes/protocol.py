@@ -22,7 +22,7 @@ import copyreg
 import pickle
 import struct
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 __all__ = [
@@ -225,9 +225,14 @@ def frame(
 
 
 class Reader:
-    """Cuts a stream of bytes into frames. It reads nothing itself: the caller fills ``room()`` and tells ``got``."""
+    """Cuts a stream of bytes into frames. It reads nothing itself: the caller fills ``room()`` and tells ``got``.
 
-    def __init__(self) -> None:
+    Args:
+        make: Makes the buffers of large frames.
+    """
+
+    def __init__(self, make: Callable[[int], bytearray] = bytearray) -> None:
+        self._make = make
         self._buffer = memoryview(bytearray(_ROOM))
         self._start = self._end = 0
         # The frame that is being received, part by part, where it is too large for the buffer:
@@ -317,7 +322,7 @@ class Reader:
         self._places = [Placed(place - 1, size) if place else None for size, place in pairs]
         lengths = [length, *(size for size, place in pairs if not place)]
         try:
-            self._parts = [bytearray(each) for each in lengths]
+            self._parts = [self._make(each) for each in lengths]
         except OverflowError as error:
             raise ProtocolError(f"no message has {max(lengths)} bytes") from error
         self._header = kind, serial, seconds
