@@ -10,6 +10,7 @@ from unirun.caller import caller
 from unirun.host import usable_cpus
 from unirun.maps.batches import Batches
 from unirun.maps.executor import BatchingExecutor
+from unirun.maps.pulling import Pulling
 
 __all__ = ["map", "submit"]
 
@@ -27,7 +28,7 @@ def map(
     ``map(executor, fn, *iterables)`` does what ``executor.map(fn, *iterables)`` does, but reads the iterables as
     results are taken, so these may be endless. ``map(fn, *iterables)`` uses the cached pool of the settings in force
     (``flavor="auto"``), which stays open for the next call. Where the workers are processes, short items travel in
-    batches of a millisecond or two of work.
+    batches of a millisecond or two of work; the threads of the cached pool take one item after the other.
 
     Args:
         executor: Any ``concurrent.futures.Executor``; may be left out.
@@ -70,6 +71,16 @@ def map(
             return pool._unirun_map(fn, tuple(iterables), timeout=timeout, size=size, window=window)
     elif size is not None and given:
         return iter(pool.map(fn, *iterables, timeout=timeout, chunksize=size))
+    elif not given and not isinstance(pool, BatchingExecutor):
+        return Pulling(
+            partial(leases.submit, "auto", "map", caller()),
+            fn,
+            tuple(iterables),
+            workers=_workers(pool),
+            window=window,
+            timeout=timeout,
+            closed=partial(getattr, pool, "_unirun_closed"),
+        ).begin()
     else:
         size = 1
     batches = Batches(

@@ -129,7 +129,7 @@ class Batches:
             self._read = self._read or self._window is None
             self._pump()
             self._settle()
-        return Results.of(self._results())
+        return Results.of(self._results(), self._close)
 
     # Ways to end it, for the executor.
 

@@ -23,17 +23,24 @@ class Results(_Chain):
     """An iterator over results, which can be closed as a generator can, and is faster than one."""
 
     _batches: Any
+    _ended: Any
 
     @classmethod
-    def of(cls, batches: Iterator[Iterable[Any]]) -> Self:
-        """Return an iterator over the results of one batch after the other, as a generator yields them."""
+    def of(cls, batches: Iterator[Iterable[Any]], ended: Callable[[], object]) -> Self:
+        """Return an iterator over the results of one batch after the other.
+
+        Args:
+            batches: A generator of these.
+            ended: Called when it is closed: a generator that has not begun does nothing then.
+        """
         results: Any = cls.from_iterable(batches)
-        results._batches = batches
+        results._batches, results._ended = batches, ended
         return results  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Take back what has not begun, and yield nothing more."""
         self._batches.close()
+        self._ended()
 
 
 def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callable[[], object]) -> Iterator[Any]:

@@ -1,0 +1,223 @@
+"""`unirun.map` over the cached threads: order, errors, windows, and what a batch could not promise."""
+
+import gc
+import itertools
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
+
+import pytest
+
+import unirun
+from tests.conformance import tasks
+from unirun import configure
+
+MANY = 3000
+PATIENCE = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    configure(max_workers=2)
+    yield
+    configure()
+    unirun.reset()
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+class Counted:
+    """Numbers, and how many were taken."""
+
+    def __init__(self, pause: float = 0) -> None:
+        self.taken = 0
+        self.pause = pause
+
+    def __iter__(self) -> Iterator[int]:
+        for number in itertools.count():
+            if self.pause:
+                time.sleep(self.pause)
+            self.taken += 1
+            yield number
+
+
+def test_results_come_in_order_of_several_iterables() -> None:
+    assert list(unirun.map(pow, range(MANY), itertools.repeat(2), itertools.repeat(7))) == [
+        n * n % 7 for n in range(MANY)
+    ]
+    decision = unirun.last_decision()
+    assert decision is not None
+    assert decision.backend == "threads"
+    assert list(unirun.map(square, [])) == []
+
+
+def test_items_may_wait_for_one_another() -> None:
+    """Each for the next one: in a batch the first one would wait for ever."""
+    barrier = threading.Barrier(2)
+
+    def meet(number: int) -> int:
+        barrier.wait(PATIENCE)
+        return number
+
+    assert list(unirun.map(meet, range(MANY))) == list(range(MANY))
+
+
+@pytest.mark.parametrize("place", [0, 1, 700, MANY - 1])
+def test_an_exception_comes_after_all_earlier_results(place: int) -> None:
+    def fail(number: int) -> int:
+        if number == place:
+            raise KeyError(number)
+        return number
+
+    results = unirun.map(fail, range(MANY))
+    assert list(itertools.islice(results, place)) == list(range(place))
+    with pytest.raises(KeyError) as raised:
+        next(results)
+    assert raised.value.args == (place,)
+    assert list(results) == []
+
+
+def test_what_the_iterable_raises_comes_in_its_place() -> None:
+    def source() -> Iterator[int]:
+        yield from range(700)
+        raise OSError("no more")
+
+    results = unirun.map(square, source())
+    assert list(itertools.islice(results, 700)) == [n * n for n in range(700)]
+    with pytest.raises(OSError, match="no more"):
+        next(results)
+
+
+@pytest.mark.parametrize("buffersize", [1, 3, 40])
+def test_the_buffer_is_bounded(buffersize: int) -> None:
+    source = Counted()
+    results = unirun.map(square, source, buffersize=buffersize)
+    for number in range(500):
+        assert source.taken <= number + buffersize
+        assert next(results) == number * number
+
+
+def test_long_items_are_not_taken_far_ahead() -> None:
+    source = Counted()
+    results: Any = unirun.map(lambda number: nap(0.002) and number, source)
+    assert list(itertools.islice(results, 50)) == list(range(50))
+    assert source.taken < 50 + 2 * 16 + 16
+    results.close()
+
+
+def test_closing_takes_back_what_has_not_begun() -> None:
+    begun: list[int] = []
+    gate = threading.Event()
+
+    def wait(number: int) -> bool:
+        begun.append(number)
+        return gate.wait(PATIENCE)
+
+    results: Any = unirun.map(wait, range(MANY))
+    tasks.until(lambda: len(begun) == 2, "two threads")
+    results.close()
+    gate.set()
+    assert unirun.submit(square, 3).result(PATIENCE) == 9
+    time.sleep(0.05)
+    assert sorted(begun) == [0, 1]
+
+
+def test_the_time_is_for_all() -> None:
+    gate = threading.Event()
+    try:
+        results = unirun.map(lambda number: number if number < 50 else gate.wait(PATIENCE), range(100), timeout=0.5)
+        assert list(itertools.islice(results, 50)) == list(range(50))
+        begin = time.monotonic()
+        with pytest.raises(TimeoutError):
+            next(results)
+        assert time.monotonic() - begin < 5
+    finally:
+        gate.set()
+
+
+def test_others_have_their_turn() -> None:
+    """Although there are always items that no thread has begun."""
+    results: Any = unirun.map(square, Counted())
+    stop = threading.Event()
+
+    def consume() -> None:
+        while not stop.is_set():
+            next(results)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    try:
+        assert [unirun.submit(square, number).result(PATIENCE) for number in range(20)] == [n * n for n in range(20)]
+    finally:
+        stop.set()
+        consumer.join(PATIENCE)
+    results.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002])
+def test_reset_ends_it(seconds: float) -> None:
+    """What runs is waited for; then there is nothing more."""
+    results = unirun.map(lambda number: (nap(seconds), number)[1], Counted())
+    assert next(results) == 0
+    unirun.reset()
+    rest: list[int] = []
+    with pytest.raises(CancelledError):
+        rest.extend(results)
+    assert rest == list(range(1, len(rest) + 1))
+    assert list(results) == []
+    assert unirun.submit(square, 3).result(PATIENCE) == 9
+
+
+def test_a_slow_iterable_does_not_keep_results_back() -> None:
+    source = Counted(pause=0.02)
+    begin = time.monotonic()
+    results: Any = unirun.map(square, source)
+    assert next(results) == 0
+    assert source.taken < 10
+    assert time.monotonic() - begin < 5
+    results.close()
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no reference counts")
+@pytest.mark.parametrize("failing", [False, True])
+def test_nothing_waits_for_the_garbage_collector(failing: bool) -> None:
+    """Neither results and items that were let go of, nor the exceptions of those that nobody asked for."""
+
+    class Thing(Exception):
+        pass
+
+    def make(number: int) -> Thing:
+        if failing and number > 5:
+            raise Thing(number)
+        return Thing(number)
+
+    gc.collect()
+    gc.disable()
+    try:
+        results: Any = unirun.map(make, Counted())
+        seen = [weakref.ref(result) for result in itertools.islice(results, 5)]
+        tasks.until(lambda: all(each() is None for each in seen), "the end of the results")
+        results.close()
+        del results
+        unirun.reset()
+        tasks.until(lambda: not any(type(each) is Thing for each in gc.get_objects()), "the end of the others")
+    finally:
+        gc.enable()
+
+
+def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(max_workers=2, ladder=("inline",), downgrade="silent")
+    results = unirun.map(partial(square), Counted())
+    assert list(itertools.islice(results, 300)) == [n * n for n in range(300)]

@@ -1,0 +1,248 @@
+"""Pulling: the items of one call of ``map`` over threads, each of which takes the next item when it has done one.
+
+Threads share all they have, so an item may wait for a later one. In a batch it could wait for ever for what is behind
+it; here it cannot, and yet there is one task for each thread, and not one for each item.
+
+Threads: those of the pool. One that has pulled for ``_TURN`` seconds stands in line again, behind what others have
+submitted. None goes on when the pool is shut down.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from concurrent.futures import CancelledError
+
+from unirun.maps.results import Results
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+    from typing import Any, Final
+
+__all__ = ["Pulling"]
+
+#: Seconds after which a thread begins no further item before it has stood in line again.
+_TURN: Final = 0.01
+#: Items for each thread that are taken from the iterables and whose results were not asked for: so many that the others
+#: go on while the first one takes longer than most. Of short items as many as take so many seconds, but not more than
+#: some 30 MB of numbers.
+_WINDOW: Final = 8
+_WORK: Final = 0.016
+_ITEMS: Final = 1 << 16
+#: Seconds of taking items after which it is time to look whether there are results.
+_LOOK: Final = 0.0005
+#: Items after which the time that they take is judged by newer ones only.
+_NEWEST: Final = 256
+
+
+class Pulling:
+    """One call of ``map``.
+
+    Args:
+        submit: Submits a task to the pool.
+        fn: The function.
+        iterables: What to call it with.
+        workers: How many threads the pool has.
+        window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
+            that fits what they take.
+        timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
+        closed: Whether the pool was shut down.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[Callable[[], None]], Future[None]],
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        workers: int,
+        window: int,
+        timeout: float | None,
+        closed: Callable[[], bool],
+    ) -> None:
+        self._submit = submit
+        self._fn = fn
+        self._source: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._workers = workers
+        self._window = window
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._is_closed = closed
+        # Guards all below; notified when the next result is there, or none will come. Reentrant: a pool without threads
+        # runs its tasks in `submit`.
+        self._changed = threading.Condition(threading.RLock())
+        self._items: deque[tuple[int, tuple[Any, ...]]] = deque()  # taken and not begun
+        self._done: dict[int, tuple[Any, BaseException | None]] = {}  # results, and errors, by their places
+        self._next = 0  # the place of the next result
+        self._taken = 0  # items that were taken from the iterables
+        self._pullers = self._coming = 0  # tasks that were submitted and have not ended; those that have not begun
+        self._seconds = (0.0, 0)  # what the newest items took in all, and how many they are
+        self._error: BaseException | None = None  # why nothing more is begun
+        self._failed: Exception | None = None  # what the iterables raised
+        self._read = False  # nothing more will be taken
+        self._closed = False  # nobody will ask for results
+        self._grab = 1  # items to take at once
+
+    def begin(self) -> Iterator[Any]:
+        """Begin with the first items, and return an iterator over the results.
+
+        Raises:
+            Exception: What ``submit`` raises.
+        """
+        self._take()
+        if self._error is not None:
+            raise self._error
+        return Results.of(self._results(), self._close)
+
+    # In the thread of whoever asks for results.
+
+    def _results(self) -> Iterator[Iterator[Any]]:
+        """Iterate over iterators over results that are there."""
+        try:
+            while True:
+                ready, error = self._await()
+                if some := len(ready):
+                    ready.reverse()
+                    yield itertools.starmap(ready.pop, itertools.repeat((), some))  # so each goes when it is taken
+                if error is not None:
+                    try:
+                        raise error
+                    finally:
+                        del error  # its traceback holds this frame
+                if not some:
+                    return
+                self._take()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._done.clear()  # the traceback of an error holds a frame that holds this map
+            self._stop(CancelledError())
+
+    def _await(self) -> tuple[list[Any], BaseException | None]:
+        """Return the next results, and the error that comes after them; at the end neither."""
+        ready: list[Any] = []
+        with self._changed:
+            while self._next not in self._done:
+                if self._read and self._next == self._taken:
+                    return ready, self._failed
+                if self._error is not None and not self._pullers:
+                    return ready, self._error
+                left = None if self._end is None else self._end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                self._changed.wait(left)
+            most = max(1, self._room() // _WINDOW)  # not all of them, or the threads would have nothing to do meanwhile
+            while self._next in self._done and len(ready) < most:
+                value, error = self._done.pop(self._next)
+                self._next += 1
+                if error is not None:
+                    return ready, error
+                ready.append(value)
+        return ready, None
+
+    def _take(self) -> None:
+        """Take as many items as are wanted now, few at once where that takes long."""
+        while not self._read and self._error is None:
+            with self._changed:
+                count = min(self._grab, self._room() - (self._taken - self._next))
+            if count <= 0:
+                return
+            begin = time.monotonic()
+            items: list[tuple[Any, ...]] = []
+            try:
+                for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
+                    items.append(item)  # noqa: PERF402
+            except Exception as error:  # raised in its place, after the results before it
+                self._failed, self._read = error, True
+            self._grab = 2 * count if time.monotonic() - begin < _LOOK else 1
+            with self._changed:
+                self._items.extend(enumerate(items, self._taken))
+                self._taken += len(items)
+                self._read = self._read or len(items) < count
+                enough = self._grab == 1 and self._next in self._done
+            self._start()
+            if enough:
+                return
+
+    def _room(self) -> int:
+        """Return how many items may be taken and not be results yet. The lock is held."""
+        seconds, count = self._seconds
+        most = min(int(_WORK * count / seconds), _ITEMS // self._workers) if seconds else 0
+        return self._window or self._workers * max(_WINDOW, most)
+
+    # In any thread.
+
+    def _start(self) -> None:
+        """Submit as many tasks as can have an item."""
+        while True:
+            with self._changed:
+                if self._pullers >= self._workers or self._coming >= len(self._items):
+                    return
+                self._pullers += 1
+                self._coming += 1
+            try:
+                future = self._submit(self._pull)
+            except BaseException as error:
+                with self._changed:
+                    self._pullers -= 1
+                    self._coming -= 1
+                    self._stop(error)
+                if not isinstance(error, Exception):
+                    raise
+                return
+            future.add_done_callback(self._ended)
+
+    def _stop(self, error: BaseException) -> None:
+        """Begin nothing more. The lock is held."""
+        self._error = self._error or error
+        self._items.clear()
+        self._changed.notify_all()
+
+    def _ended(self, future: Future[None]) -> None:
+        """One of the tasks has ended, or was cancelled."""
+        with self._changed:
+            self._pullers -= 1
+            if future.cancelled():
+                self._coming -= 1
+                self._stop(CancelledError())
+            elif self._error is not None:
+                self._changed.notify_all()
+        self._start()
+
+    # In a thread of the pool's.
+
+    def _pull(self) -> None:
+        """Be a task: do one item after the other."""
+        clock = time.monotonic
+        begin = clock()
+        end = begin + _TURN
+        with self._changed:
+            self._coming -= 1
+            job = self._items.popleft() if self._items else None
+        while job is not None:
+            place, arguments = job
+            try:
+                done: tuple[Any, BaseException | None] = self._fn(*arguments), None
+            except BaseException as error:
+                done = None, error
+            job = arguments = None  # type: ignore[assignment]
+            now = clock()
+            with self._changed:
+                if not self._closed:
+                    self._done[place] = done
+                del done  # the error's traceback holds this frame
+                if place == self._next:
+                    self._changed.notify()
+                seconds, count = self._seconds if self._seconds[1] < _NEWEST else (0.0, 0)
+                self._seconds = seconds + now - begin, count + 1
+                if self._is_closed():
+                    self._stop(CancelledError())
+                elif self._items and now < end:
+                    job = self._items.popleft()
+            begin = now
