@@ -212,7 +212,7 @@ def test_cancel_in_a_signal_handler(tmp_path: Path) -> None:
         assert long.result(PATIENCE)
 
 
-@pytest.mark.parametrize("function", ["_feed", "_prepare", "give", "release"])
+@pytest.mark.parametrize("function", ["_feed", "pack", "give", "release"])
 def test_ctrl_c_in_a_submit(function: str) -> None:
     """A later one is served, and shutdown ends."""
     with opened(workers=1) as pool:

@@ -259,31 +259,79 @@ def test_a_part_of_a_map_waits_where_its_worker_finds_it(tmp_path: Path, monkeyp
     with opened(workers=1) as pool:
         (worker,) = pool._manager.dispatch.workers
         held, part = (pool.submit_sharing(Memo(), *call) for call in ((jobs.hold, gate), (jobs.square, 3)))
+        end = time.monotonic() + PATIENCE
+        while len(worker.tasks) < 2 and time.monotonic() < end:
+            time.sleep(0.001)
         other = pool.submit(jobs.square, 4)
+        time.sleep(0.02)
         given = [task.future for task in worker.tasks.values()]
         Path(gate).touch()
         assert given == [held, part]
         assert [future.result(PATIENCE) for future in (held, part, other)] == [True, 9, 16]
 
 
-def test_a_part_of_a_map_does_not_stay_behind_a_long_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def meet(own: str, other: str) -> str:
+    Path(own).touch()
+    end = time.monotonic() + PATIENCE
+    while not Path(other).exists():
+        if time.monotonic() > end:
+            return "the other one did not begin"
+        time.sleep(0.001)
+    return "met"
+
+
+@pytest.mark.parametrize("come", [1, 2])
+def test_parts_of_a_map_have_a_worker_each(method: str, come: int, tmp_path: Path) -> None:
+    """Also where only one of two workers has come, or was started at all."""
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    with opened(method) as pool:
+        for _ in range(20):  # short ones
+            pool.submit(jobs.square, 1).result(PATIENCE)
+        if come == 2:
+            busy = [pool.submit(jobs.sleep, 0.3) for _ in range(2)]
+            assert [future.result(PATIENCE) for future in busy] == [0.3, 0.3]
+            for _ in range(50):  # short ones again
+                pool.submit(jobs.square, 1).result(PATIENCE)
+        parts = [pool.submit_sharing(Memo(), meet, *paths) for paths in ((one, other), (other, one))]
+        assert [part.result(2 * PATIENCE) for part in parts] == ["met", "met"]
+
+
+class SlowToPickle:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> Any:
+        time.sleep(self.seconds)
+        return int, (7,)
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["idle", "others-submit"])
+@pytest.mark.parametrize("pickling", [0.0, 0.01], ids=["quick", "slow-to-pickle"])
+def test_a_part_of_a_map_does_not_stay_behind_a_long_task(
+    pickling: float, others: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whichever worker it was given to, and whether the other one is idle or has enough to do."""
     monkeypatch.setattr(Pace, "ahead", 4)
-    gates = [str(tmp_path / name) for name in ("first", "second")]
-    with opened() as pool:
-        dispatch = pool._manager.dispatch
-        while len(dispatch._idle) < 2:  # both have come
-            time.sleep(0.001)
-        held = [pool.submit_sharing(Memo(), jobs.hold, gate) for gate in gates]
-        part = pool.submit_sharing(Memo(), jobs.square, 3)
-        behind = [part in [task.future for task in worker.tasks.values()] for worker in dispatch.workers]
-        busy = next((number for number, it in enumerate(behind) if it), 0)
-        (one,) = dispatch.workers[1 - busy].tasks.values()
-        Path(one.args[0]).touch()  # the other worker is free now
-        assert part.result(PATIENCE) == 9
-        assert [future.done() for future in held].count(False) == 1
-        for gate in gates:
-            Path(gate).touch()
-        assert all(future.result(PATIENCE) for future in held)
+    for turn in range(10):  # sometimes it is given to the other one
+        gate = tmp_path / f"gate {turn}"
+        with opened() as pool:
+            dispatch = pool._manager.dispatch
+            while len(dispatch._idle) < 2:
+                time.sleep(0.001)
+            try:
+                long = pool.submit_sharing(Memo(), jobs.hold, str(gate))
+                short = pool.submit_sharing(Memo(), jobs.sleep, 0.001)
+                part = pool.submit_sharing(Memo(), jobs.square, SlowToPickle(pickling))
+                later = [pool.submit(jobs.sleep, 0.001)]
+                end = time.monotonic() + PATIENCE
+                while not part.done():
+                    assert time.monotonic() < end
+                    later += [pool.submit(jobs.sleep, 0.001)] if others else []
+                    later.pop(0).result(PATIENCE) if len(later) > 50 else time.sleep(0.0002)
+                assert [short.result(PATIENCE), part.result()] == [0.001, 49]
+                assert not long.done()
+            finally:
+                gate.touch()
 
 
 def test_a_task_that_runs_too_long_is_killed_and_nobody_else_notices(method: str) -> None:

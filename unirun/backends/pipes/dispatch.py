@@ -9,21 +9,19 @@ from __future__ import annotations
 import math
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from itertools import repeat, starmap
 from typing import Any, Final
 
-from unirun.backends.lowered import RemoteTraceback
 from unirun.backends.pipes import protocol
 from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
-from unirun.backends.pipes.by_value import Parts, dump_call
+from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.handle import Handle, Task
-from unirun.backends.pipes.pace import STUCK, Pace
+from unirun.backends.pipes.pace import STARVED, STUCK, Pace
+from unirun.backends.pipes.packing import Packer
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.processes import BrokenProcessPool
 
@@ -42,7 +40,7 @@ class Dispatch:
 
     def __init__(self, terms: Terms, bell: Bell, most: int, arena: Arena | None) -> None:
         self._terms = terms
-        self._arena = arena
+        self._packer = Packer(by_value=terms.by_value, arena=arena)
         self._bell = bell
         self._most = most
         # Guards all below, the tasks and flags of the workers included. Never held while code of the user's runs.
@@ -75,11 +73,7 @@ class Dispatch:
                     worker = self._idle[-1]
                     worker.claimed = task
                     self._idle.pop()
-                elif task.memo is not None and len(self.queue) == 1:  # else its worker waits until the manager wakes up
-                    held = (each for each in self.workers if len(each.tasks) == 1 and each.claimed is None)
-                    if (worker := next(filter(self._room, held), None)) is not None:
-                        worker.claimed = task
-                ring = worker is None and len(self.workers) < (min(1, self._most) if self.short else self._most)
+                ring = worker is None and (self._goes_on() or not self._all_started())
             if early:
                 resolve(task.future, error=BrokenProcessPool(self.broken))
                 return
@@ -138,7 +132,7 @@ class Dispatch:
             tasks = [task for worker in self.workers for task in worker.tasks.values()]
             for worker in self.workers:
                 worker.tasks.clear()
-            self._let_go(tasks)
+            self._packer.let_go(tasks)
             tasks += self.queue
             self.queue.clear()
             return tasks
@@ -164,7 +158,7 @@ class Dispatch:
                 count = min(self._room(worker), math.ceil(len(self.queue) / max(1, len(self.workers))))
                 taken.extend(starmap(self.queue.popleft, repeat((), count)))  # one step, as in `_take_back`
             while taken and size <= _BYTES:
-                parts = self._prepare(taken[0], own)
+                parts = self._packer.pack(taken[0], own=own is not None)
                 if parts is not None:
                     given.append((taken[0], parts))
                     size += protocol.size(parts)
@@ -188,7 +182,7 @@ class Dispatch:
             with self.lock:
                 unsent = dict.fromkeys(task for task, _ in given)
                 unsent |= dict.fromkeys(taken)  # of which the first may be among the others, likewise
-                self._let_go([own] if own in unsent else [])
+                self._packer.let_go([own] if own in unsent else [])
                 self._requeue([task for task in unsent if task is not own])
             self._bell.ring()
             raise
@@ -199,36 +193,28 @@ class Dispatch:
             return 0
         most = 1 if self._terms.task_timeout is not None else self.pace.ahead
         held = len(worker.tasks)
-        a_map = self.queue and self.queue[0].memo is not None  # it sends each worker several, and none that is long
-        if held and (held > most // 2 or not (worker.moving or (a_map and time.monotonic() - worker.since < STUCK))):
+        # If it has just begun one, or answered, it is in no long one.
+        moving = worker.moving or (time.monotonic() - worker.since < STUCK and self._goes_on())
+        if held and (held > most // 2 or not moving):
             return 0
         if self._terms.max_tasks_per_child is not None:
             most = min(most, self._terms.max_tasks_per_child - worker.given + held)
         return max(0, most - held)
 
-    def _prepare(self, task: Task, own: Task | None) -> Parts | None:
-        """Pickle a task that goes to a worker now; ``None`` if it is cancelled, or cannot be pickled."""
-        try:
-            if not task.future.start():
-                return None
-        except (RuntimeError, InvalidStateError):
-            return None  # the user resolved it by hand
-        try:
-            parts = dump_call((task.fn, task.args, task.kwargs), main_by_value=self._terms.by_value)
-            if parts[1] and self._arena is not None:
-                buffers, task.blocks = self._arena.place(parts[1], task.memo)
-                parts = parts[0], buffers
-            return parts
-        except BaseException as error:
-            if own is not None and not isinstance(error, Exception):
-                raise  # it is the caller whom Ctrl-C meets
-            error.__cause__ = RemoteTraceback("".join(traceback.format_exception(error)))
-            resolve(task.future, error=error.with_traceback(None))
-            return None
+    def _goes_on(self) -> bool:
+        """Tell whether the next task is of a map, and all workers have come that will. The lock is held.
+
+        A map sends each worker several, of which the next one may wait where the worker finds it.
+        """
+        a_map = bool(self.queue) and self.queue[0].memo is not None
+        return a_map and self._all_started() and all(worker.initialized for worker in self.workers)
+
+    def _all_started(self) -> bool:
+        return len(self.workers) >= (min(1, self._most) if self.short else self._most)
 
     def _requeue(self, tasks: list[Task]) -> None:
         """Move tasks that have not begun back to the front of the queue. The lock is held."""
-        self._let_go(tasks)
+        self._packer.let_go(tasks)
         for task in tasks:
             task.future.unstart()
         self.queue.extendleft(starmap(tasks.pop, repeat((), len(tasks))))  # one step, as below
@@ -240,17 +226,10 @@ class Dispatch:
         """
         serials = worker.revoke()
         for serial in serials:
-            self._let_go((worker.tasks[serial],))
+            self._packer.let_go((worker.tasks[serial],))
             worker.tasks[serial].future.unstart()
         self.queue.extendleft(map(worker.tasks.pop, reversed(serials)))  # one step: each task is in one of the two
         worker.given -= len(serials)
-
-    def _let_go(self, tasks: Iterable[Task]) -> None:
-        """Give back the blocks of tasks that no worker has, or needs any more. The lock is held."""
-        for task in tasks:
-            if task.blocks and self._arena is not None:
-                blocks, task.blocks = task.blocks, ()
-                self._arena.release(blocks)
 
     def _settle(self, worker: Handle) -> None:
         """Note whether a worker is idle now. The lock is held."""
@@ -283,7 +262,7 @@ class Dispatch:
             worker.moving = True
             self.pace.learn(seconds)
             if task is not None and task.blocks:
-                self._let_go((task,))
+                self._packer.let_go((task,))
             if not worker.tasks:  # else it is as busy as it was
                 self._settle(worker)
             return task
@@ -301,7 +280,7 @@ class Dispatch:
         with self.lock:
             failed = list(worker.tasks.values())
             worker.tasks.clear()
-            self._let_go(failed)
+            self._packer.let_go(failed)
             if not failed and worker.unbegun:
                 first = worker.unbegun[0]
                 first.deaths += 1
@@ -351,9 +330,10 @@ class Dispatch:
     def feed_all(self) -> None:
         """Give tasks to the workers that should have more; take back what waits behind a long one, for idle ones."""
         with self.lock:
-            for worker in self._holders():
+            holders, limit = self._holders()
+            for worker in holders:
                 stuck = time.monotonic() - worker.since
-                if stuck >= STUCK or self.pace.worth_taking_back:
+                if stuck >= limit or (limit == STUCK and self.pace.worth_taking_back):
                     self._take_back(worker)
                     self.pace.at_least(stuck)
             hungry = [worker for worker in self.workers if worker.claimed is None and self._room(worker)]
@@ -377,7 +357,8 @@ class Dispatch:
     def next_check(self) -> float | None:
         """Return when to look again for tasks that wait behind a long one, of ``time.monotonic``."""
         with self.lock:
-            return min((worker.since + STUCK for worker in self._holders()), default=None)
+            holders, limit = self._holders()
+            return min((worker.since + limit for worker in holders), default=None)
 
     def missing(self) -> int:
         """Return how many workers should be started for what is queued."""
@@ -393,8 +374,11 @@ class Dispatch:
         with self.lock:
             return [worker for worker in self.workers if worker.tasks or worker.claimed is not None]
 
-    def _holders(self) -> list[Handle]:
-        """Return the workers with tasks that wait, if there is an idle one that could have these. The lock is held."""
-        if self.queue or not self._idle:
-            return []
-        return [each for each in self.workers if len(each.tasks) > 1 and each.claimed is None]
+    def _holders(self) -> tuple[list[Handle], float]:
+        """Return the workers with tasks that wait, and the seconds after which others should have these, if there are.
+
+        The lock is held.
+        """
+        others = len(self.workers) > 1
+        holders = [each for each in self.workers if others and len(each.tasks) > 1 and each.claimed is None]
+        return holders, STUCK if self._idle and not self.queue else STARVED

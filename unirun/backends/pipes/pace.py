@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["STUCK", "Pace"]
+__all__ = ["STARVED", "STUCK", "Pace"]
 
 #: Seconds of work to have on its way: enough that the next message arrives before it is done.
 _AHEAD: Final = 0.002
@@ -15,6 +15,8 @@ _LONG: Final = 0.01
 _MOST: Final = 256
 #: Seconds without an answer after which what a worker holds behind its task goes to an idle one.
 STUCK: Final = 0.002
+#: The same where no worker is idle, because others submit and submit: it goes to the front of the queue.
+STARVED: Final = 0.01
 
 
 class Pace:
