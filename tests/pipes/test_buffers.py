@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,58 @@ def test_little_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     again = [buffers.room(SIZE) for _ in range(5)]
     assert sorted(map(id, again[:4])) == sorted(newest)
     assert id(again[4]) not in oldest + newest
+
+
+@COUNTED
+@pytest.mark.parametrize("length", [0, 10 * SIZE])
+def test_what_has_another_length_now_is_the_programs(length: int) -> None:
+    """A task may return a buffer as it is. However many, and whether somebody still has them."""
+    buffers = Buffers()
+    held = [buffers.room(SIZE) for _ in range(3)]
+    for _ in range(100):
+        own = buffers.room(SIZE)
+        own[:] = bytes(length)
+        del own
+        assert len(buffers._kept) <= 4
+    del held[1:]
+    again = buffers.room(SIZE)
+    assert len(again) == SIZE
+    assert again is not held[0]
+
+
+@FORKING
+@COUNTED
+@pytest.mark.parametrize("size", [80 << 20, 1000])
+def test_what_is_remembered_makes_room(size: int, tmp_path: Path) -> None:
+    """For what is too large, or too small, to be remembered."""
+    program = tmp_path / "program.py"
+    program.write_text(MEMORY.format(size=size), encoding="utf-8")
+    done = jobs.run(program)
+    assert (done.stdout, done.returncode) == ("made\n", 0), done.stderr
+
+
+MEMORY = """
+import resource
+from unirun.backends.pipes.buffers import Buffers
+
+buffers = Buffers()
+held = [buffers.room(16 << 20) for _ in range(4)]
+del held
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (40 << 20), resource.RLIM_INFINITY))
+if {size} < 1 << 20:
+    taken = []
+    try:
+        while True:
+            taken.append(bytearray(1 << 20))
+    except MemoryError:
+        pass
+    held = [buffers.room({size}) for _ in range(10_000)]
+else:
+    assert len(buffers.room({size})) == {size}
+print("made")
+"""
 
 
 @COUNTED

@@ -24,19 +24,20 @@ _SMALLEST: Final = 1 << 18
 _KEPT: Final = 1 << 26
 
 
-def _references(buffers: list[bytearray], place: int) -> int:
-    return sys.getrefcount(buffers[place])
+def _references(kept: list[tuple[int, bytearray]], place: int) -> int:
+    return sys.getrefcount(kept[place][1])
 
 
 #: The references to a buffer that only the list knows. How many that are depends on the interpreter.
-_ALONE: Final = _references([bytearray(1)], 0) if hasattr(sys, "getrefcount") else 0  # PyPy has none
+_ALONE: Final = _references([(1, bytearray(1))], 0) if hasattr(sys, "getrefcount") else 0  # PyPy has none
 
 
 class Buffers:
     """Makes the buffers that a pool receives into; in one thread only."""
 
     def __init__(self) -> None:
-        self._kept: list[bytearray] = []  # the newest last
+        # With the lengths that they had: who has one may change its length. The newest last.
+        self._kept: list[tuple[int, bytearray]] = []
         self._last = 0.0
 
     def room(self, length: int) -> bytearray:
@@ -46,24 +47,29 @@ class Buffers:
             MemoryError: There is no room for it.
             OverflowError: No buffer can have that length.
         """
-        if not _SMALLEST <= length <= _KEPT or not _ALONE:
-            return bytearray(length)
-        self._last = time.monotonic()
-        kept = self._kept
-        for place in range(len(kept)):  # not over the buffers, which are looked for without a reference of our own
-            if len(kept[place]) == length and _references(kept, place) == _ALONE:
-                kept.append(kept.pop(place))
-                return kept[-1]
+        remembered = _ALONE and _SMALLEST <= length <= _KEPT
+        if remembered and (used := self._used(length)) is not None:
+            return used
         try:
             buffer = bytearray(length)
         except MemoryError:
-            self.close()
+            self.close()  # it may be enough
             buffer = bytearray(length)
-        kept.append(buffer)
-        size = sum(map(len, kept))
-        while size > _KEPT:
-            size -= len(kept.pop(0))
+        if remembered:
+            self._kept.append((length, buffer))
+            size = sum(each for each, _ in self._kept)
+            while size > _KEPT:
+                size -= self._kept.pop(0)[0]
         return buffer
+
+    def _used(self, length: int) -> bytearray | None:
+        self._last = time.monotonic()
+        self._kept = kept = [each for each in self._kept if len(each[1]) == each[0]]
+        for place in range(len(kept)):  # not over the buffers, which are looked for without a reference of our own
+            if kept[place][0] == length and _references(kept, place) == _ALONE:
+                kept.append(kept.pop(place))
+                return kept[-1][1]
+        return None
 
     @property
     def due(self) -> float | None:
@@ -77,4 +83,4 @@ class Buffers:
 
     def close(self) -> None:
         """Leave the buffers to those who have them."""
-        self._kept.clear()
+        self._kept = []
