@@ -296,6 +296,23 @@ def test_parts_of_a_map_have_a_worker_each(method: str, come: int, tmp_path: Pat
         assert [part.result(2 * PATIENCE) for part in parts] == ["met", "met"]
 
 
+def meet_all(folder: str, number: int, count: int) -> bool:
+    Path(folder, str(number)).touch()
+    end = time.monotonic() + PATIENCE
+    while len(os.listdir(folder)) < count:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def test_as_many_workers_are_started_as_there_are_tasks(method: str, tmp_path: Path) -> None:
+    with opened(method, workers=4) as pool:
+        pool.submit(jobs.square, 1).result(PATIENCE)
+        futures = [pool.submit(meet_all, str(tmp_path), number, 4) for number in range(4)]
+        assert [future.result(2 * PATIENCE) for future in futures] == [True] * 4
+
+
 class SlowToPickle:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -194,7 +194,7 @@ class Manager:
                     self.dispatch.cancel_all()
                 if not self.dispatch.quiet:  # what is done here keeps whoever waits for a result from the GIL
                     self.dispatch.feed_all()
-                    if not self._final and self.dispatch.missing():
+                    while not self._final and self.dispatch.missing():
                         self._replace()
                 self.dispatch.end_used_up()
                 if self.vacancy.wanted and not self.dispatch.queue and not self.dispatch.busy():
