@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
+from unirun import Run, RuntimeConfig
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
@@ -306,11 +308,16 @@ def meet_all(folder: str, number: int, count: int) -> bool:
     return True
 
 
-def test_as_many_workers_are_started_as_there_are_tasks(method: str, tmp_path: Path) -> None:
-    with opened(method, workers=4) as pool:
-        pool.submit(jobs.square, 1).result(PATIENCE)
-        futures = [pool.submit(meet_all, str(tmp_path), number, 4) for number in range(4)]
-        assert [future.result(2 * PATIENCE) for future in futures] == [True] * 4
+def test_as_many_workers_are_started_as_there_are_items(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unirun.backends.pipes.dispatch.STARVED", PATIENCE)  # or the manager would look again by chance
+    config = RuntimeConfig(ladder=("pipes",), start_method=method, reuse=False)  # type: ignore[arg-type]
+    with Run(flavor="processes", max_workers=4, config=config) as executor:
+        assert list(executor.map(jobs.square, [2])) == [4]
+        time.sleep(0.05)  # until the manager waits
+        met = executor.map(partial(meet_all, str(tmp_path), count=4), range(4), timeout=2 * PATIENCE)
+        assert list(met) == [True] * 4
 
 
 class SlowToPickle:
