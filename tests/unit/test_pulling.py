@@ -100,6 +100,27 @@ def test_what_the_iterable_raises_comes_in_its_place() -> None:
         next(results)
 
 
+def test_an_interrupt_while_the_first_items_are_taken() -> None:
+    """Nothing more is begun."""
+    begun: list[int] = []
+    gate = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield from range(10)
+        raise KeyboardInterrupt
+
+    def wait(number: int) -> None:
+        begun.append(number)
+        gate.wait(PATIENCE)
+
+    with pytest.raises(KeyboardInterrupt):
+        unirun.map(wait, source())
+    gate.set()
+    assert unirun.submit(square, 3).result(PATIENCE) == 9
+    time.sleep(0.05)
+    assert len(begun) <= 2
+
+
 @pytest.mark.parametrize("buffersize", [1, 3, 40])
 def test_the_buffer_is_bounded(buffersize: int) -> None:
     source = Counted()

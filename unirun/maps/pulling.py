@@ -92,9 +92,13 @@ class Pulling:
         Raises:
             Exception: What ``submit`` raises.
         """
-        self._take()
-        if self._error is not None:
-            raise self._error
+        try:
+            self._take()
+            if self._error is not None:
+                raise self._error
+        except BaseException:
+            self._close()
+            raise
         return Results.of(self._results(), self._close)
 
     # In the thread of whoever asks for results.
