@@ -51,11 +51,16 @@ class Dispatch:
         self._idle: list[Handle] = []
         self.pace: Pace = Pace()
         self._unused = True  # nothing was submitted yet
-        self.short: bool = False  #: No more workers will be started than there are.
-        self.broken: str | None = None  #: Why the pool is not usable any more.
-        self.closed: bool = False  #: Shutdown was called,
-        self.cancelling: bool = False  #: and what has not begun is to be cancelled.
-        self.foreign: bool = False  #: This is a forked child's copy of the pool.
+        #: No more workers will be started than there are.
+        self.short: bool = False
+        #: Why the pool is not usable any more, or ``None``.
+        self.broken: str | None = None
+        #: Shutdown was called,
+        self.closed: bool = False
+        #: and what has not begun is to be cancelled.
+        self.cancelling: bool = False
+        #: This is a forked child's copy of the pool.
+        self.foreign: bool = False
 
     # For submit and shutdown, from any thread.
 
