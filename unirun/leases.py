@@ -30,7 +30,7 @@ from unirun.offloop import off_loop
 from unirun.opening import Opening
 from unirun.pools import open_pool
 
-__all__ = ["cached", "find", "reset", "start", "submit"]
+__all__ = ["cached", "find", "reset", "resets", "start", "submit", "submitter"]
 
 #: Seconds after its last task at which a cached pool is shut down. Long enough for a program that computes in
 #: bursts, short enough to give the memory of forgotten workers back.
@@ -53,9 +53,10 @@ class _Lease:
         self.birth = birth  # of workers that are not forked
 
 
-# Guards _leases, the counts in them and _reaper; notified when the reaper has to look again.
+# Guards _leases, _resets, the counts in them and _reaper; notified when the reaper has to look again.
 _changed = threading.Condition()
 _leases: dict[_Key, _Lease] = {}
+_resets = 0
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
 
@@ -73,8 +74,25 @@ def submit(
         *args: Its arguments.
         **kwargs: Its keyword arguments.
     """
+    return _submit(flavor, origin, site, settings.resolve(), fn, args, kwargs)
+
+
+def submitter(flavor: str, origin: str, site: Site | None) -> Callable[[Callable[[], Any]], Future[Any]]:
+    """Return a function that submits to the cached pool of the settings in force now, whatever they are later."""
+    config = settings.resolve()
+    return lambda fn: _submit(flavor, origin, site, config, fn, (), {})
+
+
+def resets() -> int:
+    """Return how often ``reset`` was called."""
+    return _resets
+
+
+def _submit(
+    flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig, fn: Any, args: Any, kwargs: Any
+) -> Future[Any]:
     while True:
-        key, entry = _take(flavor, origin, site)
+        key, entry = _take(flavor, origin, site, config)
         try:
             future = entry.pool.submit(fn, *args, **kwargs)
         except BaseException as error:
@@ -97,7 +115,7 @@ def find(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
     For questions about it. It may be ended at any time by whoever has leased it: tasks go through ``submit``.
     """
     with _changed:
-        return _find(flavor, origin, site)[1].pool
+        return _find(flavor, origin, site, settings.resolve())[1].pool
 
 
 def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:
@@ -108,7 +126,7 @@ def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:
         there is nothing to wait for.
     """
     with _changed:
-        _, entry = _find(flavor, origin, site)
+        _, entry = _find(flavor, origin, site, settings.resolve())
         if not starts_slowly(entry.pool):
             return None
         if entry.starting is None:
@@ -122,7 +140,9 @@ def reset() -> None:
     Tasks that have not started are cancelled; running ones are waited for. What ``configure`` set stays. For the time
     between two tests, and for a program whose host has changed under it.
     """
+    global _resets
     with _changed:
+        _resets += 1
         entries = list(_leases.values())
         _leases.clear()
         _changed.notify_all()
@@ -144,16 +164,15 @@ def cached() -> int:
     return len(_leases)
 
 
-def _take(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
+def _take(flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig) -> tuple[_Key, _Lease]:
     with _changed:
-        key, entry = _find(flavor, origin, site)
+        key, entry = _find(flavor, origin, site, config)
         entry.users += 1
         return key, entry
 
 
-def _find(flavor: str, origin: str, site: Site | None) -> tuple[_Key, _Lease]:
+def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig) -> tuple[_Key, _Lease]:
     """Return the cached pool, a new one if there is none. The caller holds the lock."""
-    config = settings.resolve()
     key = (flavor, config)
     entry = _leases.get(key)
     if entry is not None and _is_stale(entry):

@@ -73,13 +73,13 @@ def map(
         return iter(pool.map(fn, *iterables, timeout=timeout, chunksize=size))
     elif not given and not isinstance(pool, BatchingExecutor):
         return Pulling(
-            partial(leases.submit, "auto", "map", caller()),
+            leases.submitter("auto", "map", caller()),
             fn,
             tuple(iterables),
             workers=_workers(pool),
             window=window,
             timeout=timeout,
-            closed=partial(getattr, pool, "_unirun_closed"),
+            ended=partial(_was_reset, leases.resets()),
         ).begin()
     else:
         size = 1
@@ -120,6 +120,10 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
     if not callable(executor):
         raise TypeError(f"submit() takes an executor or a function first, not {executor!r}")
     return leases.submit("auto", "submit", caller(), executor, *arguments, **kwargs)
+
+
+def _was_reset(before: int) -> bool:
+    return leases.resets() != before
 
 
 def _workers(pool: Any) -> int:

@@ -358,6 +358,33 @@ def test_a_part_of_a_map_does_not_stay_behind_a_long_task(
                 gate.touch()
 
 
+class Heavy:
+    pickled = 0
+
+    def __reduce__(self) -> Any:
+        Heavy.pickled += 1
+        return len, (bytes(4 << 20),)
+
+
+def test_what_takes_long_to_send_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "ahead", 4)
+    monkeypatch.setattr(Heavy, "pickled", 0)
+    with opened() as pool:
+        dispatch = pool._manager.dispatch
+        while len(dispatch._idle) < 2:
+            time.sleep(0.001)
+        for pid in pool.processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            parts = [pool.submit_sharing(Memo(), jobs.echo, Heavy()) for _ in range(4)]
+            time.sleep(0.2)
+        finally:
+            for pid in pool.processes:
+                os.kill(pid, signal.SIGCONT)
+        assert [part.result(PATIENCE) for part in parts] == [4 << 20] * 4
+    assert Heavy.pickled == 4
+
+
 def test_a_task_that_runs_too_long_is_killed_and_nobody_else_notices(method: str) -> None:
     with opened(method, task_timeout=0.5) as pool:
         others = [pool.submit(jobs.square, number) for number in range(20)]

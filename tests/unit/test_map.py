@@ -1,9 +1,11 @@
 """`unirun.map` and the end of maps: windows, endless iterables, shutdown, the exit of the program."""
 
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -15,6 +17,7 @@ import pytest
 import unirun
 from tests.conformance.columns import FORKING
 from unirun import Run, RuntimeConfig, configure, leases
+from unirun.compat.concurrent import futures as compat
 
 pytestmark = FORKING
 
@@ -152,6 +155,26 @@ def test_an_iterable_that_fails_while_results_are_taken() -> None:
             assert list(itertools.islice(results, count)) == [n * n for n in range(count)]
             with pytest.raises(ZeroDivisionError):
                 next(results)
+
+
+def test_the_stdlibs_pool_is_not_woken_by_its_own_thread() -> None:
+    """Which alone reads the pipe that it is woken by, and would wait for ever if that were full; see gh-105829."""
+    with compat.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(square, 2).result() == 4
+        inner: Any = pool
+        waker, manager = inner._executor_manager_thread_wakeup, inner._executor_manager_thread
+        seen: list[threading.Thread] = []
+        wake = waker.wakeup
+
+        def noted() -> None:
+            seen.append(threading.current_thread())
+            wake()
+
+        waker.wakeup = noted
+        assert list(pool.map(square, range(20_000))) == [n * n for n in range(20_000)]
+        assert seen
+        assert manager not in seen
+        assert inner._executor_manager_thread_wakeup is waker
 
 
 def test_counted_and_timed_tasks_go_alone() -> None:

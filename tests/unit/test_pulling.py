@@ -1,21 +1,23 @@
 """`unirun.map` over the cached threads: order, errors, windows, and what a batch could not promise."""
 
 import gc
+import inspect
 import itertools
+import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from functools import partial
 from typing import Any
 
 import pytest
 
 import unirun
 from tests.conformance import tasks
-from unirun import configure
+from unirun import configure, leases
+from unirun.maps import pulling
 
 MANY = 3000
 PATIENCE = 30.0
@@ -201,6 +203,44 @@ def test_reset_ends_it(seconds: float) -> None:
     assert unirun.submit(square, 3).result(PATIENCE) == 9
 
 
+def test_no_item_begins_after_reset() -> None:
+    begun: list[int] = []
+    results = unirun.map(begun.append, Counted(), buffersize=3)
+    next(results)
+    tasks.until(lambda: len(begun) == 3, "the items of the window")
+    unirun.reset()
+    assert [next(results), next(results)] == [None, None]
+    with pytest.raises(CancelledError):
+        next(results)
+    assert begun == [0, 1, 2]
+    assert leases.cached() == 0
+
+
+def test_a_pause_that_ends_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As idle: it is opened again."""
+    monkeypatch.setattr(leases, "IDLE_SECONDS", 0.05)
+    results = unirun.map(square, range(300), buffersize=8)
+    assert next(results) == 0
+    tasks.until(lambda: leases.cached() == 0, "the end of the pool")
+    assert list(results) == [n * n for n in range(1, 300)]
+
+
+def test_other_settings_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for later calls."""
+    monkeypatch.setattr(leases, "IDLE_SECONDS", 0.05)
+    seen: set[int] = set()
+
+    def note(number: int) -> int:
+        seen.add(os.getpid())
+        return number
+
+    results = unirun.map(note, range(3000), buffersize=8)
+    assert next(results) == 0
+    configure(max_workers=3, force_process=True)
+    assert list(results) == list(range(1, 3000))
+    assert seen == {os.getpid()}
+
+
 def test_a_slow_iterable_does_not_keep_results_back() -> None:
     source = Counted(pause=0.02)
     begin = time.monotonic()
@@ -238,7 +278,87 @@ def test_nothing_waits_for_the_garbage_collector(failing: bool) -> None:
         gc.enable()
 
 
-def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", ["the iterable", "reset"])
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no reference counts")
+def test_an_end_by_an_error_leaves_no_cycle(failing: str) -> None:
+    class Thing(Exception):
+        pass
+
+    def source() -> Iterator[Thing]:
+        yield from (Thing() for _ in range(40))
+        raise Thing
+
+    gc.collect()
+    gc.disable()
+    try:
+        results: Any = unirun.map(lambda value: value, source(), buffersize=4)
+        next(results)
+        if failing == "reset":
+            unirun.reset()
+        with pytest.raises(CancelledError if failing == "reset" else Thing):
+            list(results)
+        del results
+        unirun.reset()
+        tasks.until(lambda: not any(type(each) is Thing for each in gc.get_objects()), "the end of all")
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="it is not known in which thread something dies here",
+)
+def test_what_dies_when_it_is_closed_may_use_the_pool() -> None:
+    """Nobody waits for the lock meanwhile: its destructor waits for a thread that may want it."""
+    used: list[int] = []
+    gate = threading.Event()
+
+    class Result:
+        def __init__(self, number: int) -> None:
+            if number:
+                gate.wait(PATIENCE)
+
+        def __del__(self) -> None:
+            if threading.current_thread() is threading.main_thread():
+                gate.set()
+                used.append(unirun.submit(square, 3).result(PATIENCE))
+
+    results: Any = unirun.map(Result, [0, 0, 0, 1, 1], buffersize=5)
+    first = next(results)
+    time.sleep(0.05)  # two results wait to be asked for, and both threads wait for the gate
+    results.close()
+    assert used == [9, 9]
+    del first
+
+
+@pytest.fixture
+def _inline() -> None:
     configure(max_workers=2, ladder=("inline",), downgrade="silent")
-    results = unirun.map(partial(square), Counted())
-    assert list(itertools.islice(results, 300)) == [n * n for n in range(300)]
+
+
+@pytest.mark.usefixtures("_inline")
+def test_where_no_thread_can_be_started() -> None:
+    assert list(itertools.islice(unirun.map(square, Counted()), 300)) == [n * n for n in range(300)]
+
+
+@pytest.mark.usefixtures("_inline")
+def test_long_items_are_not_nested_in_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulling, "_TURN", 0.0)
+    depths = set(unirun.map(lambda _: len(inspect.stack(0)), range(200), buffersize=200))
+    assert len(depths) <= 2
+
+
+@pytest.mark.usefixtures("_inline")
+def test_ctrl_c_in_the_calling_thread() -> None:
+    """Comes at once, and not in the place of its item."""
+    begun: list[int] = []
+
+    def interrupted(number: int) -> int:
+        begun.append(number)
+        if number == 3:
+            raise KeyboardInterrupt
+        return number
+
+    with pytest.raises(KeyboardInterrupt):
+        list(unirun.map(interrupted, range(100), buffersize=50))
+    assert begun == [0, 1, 2, 3]

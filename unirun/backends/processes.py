@@ -58,6 +58,16 @@ else:
 __all__ = ["BrokenProcessPool", "GuardedProcessPool", "died_early"]
 
 
+class _Awake:
+    """In place of what wakes the pool's thread, while that thread itself submits."""
+
+    def wakeup(self) -> None:
+        pass
+
+
+_AWAKE = _Awake()
+
+
 class GuardedProcessPool(_Base):
     """The stdlib's pool, plus the guard of its start."""
 
@@ -71,6 +81,22 @@ class GuardedProcessPool(_Base):
     _processes = {}  # noqa: RUF012 - never written to; the stdlib sets its own on the instance
     #: Why there are fewer workers than asked for, or None.
     _unirun_short = None
+
+    def _unirun_submit_awake(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Submit a task in the pool's own thread, which is not to be woken: it looks for tasks before it waits.
+
+        And only this thread reads the pipe by which it is woken: it must not wait for room in there.
+        """
+        it: Any = self
+        wakeup = getattr(self, "_executor_manager_thread_wakeup", None)
+        if wakeup is not None:
+            # Another thread that gets this one has queued its task before, which is looked for, too.
+            it._executor_manager_thread_wakeup = _AWAKE
+        try:
+            return super().submit(fn, *args)
+        finally:
+            if getattr(self, "_executor_manager_thread_wakeup", None) is _AWAKE:  # else it was shut down meanwhile
+                it._executor_manager_thread_wakeup = wakeup
 
     def _unirun_construct(
         self,

@@ -30,6 +30,7 @@ class BatchingExecutor(ManagedExecutor):
     if TYPE_CHECKING:
         _unirun_maps: list[Batches]
         _unirun_paces: dict[Any, float]
+        _unirun_submit_awake: Callable[..., Future[Any]]
 
     #: The calls of ``map`` that have something left to submit or to hear of. Changed by single calls, which are atomic.
     _unirun_maps = ()  # type: ignore[assignment]  # in a program's subclass that does not call our constructor
@@ -133,6 +134,8 @@ class BatchingExecutor(ManagedExecutor):
             from unirun.backends.processes import BrokenProcessPool
 
             raise BrokenProcessPool(why)
+        if lower is None and self._unirun_in_own_thread():
+            return self._unirun_submit_awake(fn, *args)
         return self._unirun_send(fn, *args)
 
     def _unirun_stdlib_broke(self) -> Any:

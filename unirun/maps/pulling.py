@@ -4,7 +4,7 @@ Threads share all they have, so an item may wait for a later one. In a batch it 
 it; here it cannot, and yet there is one task for each thread, and not one for each item.
 
 Threads: those of the pool. One that has pulled for ``_TURN`` seconds stands in line again, behind what others have
-submitted. None goes on when the pool is shut down.
+submitted. None goes on after ``reset``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError
+from functools import partial
 
 from unirun.maps.results import Results
 
@@ -50,7 +51,7 @@ class Pulling:
         window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
             that fits what they take.
         timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
-        closed: Whether the pool was shut down.
+        ended: Whether ``reset`` was called since.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Pulling:
         workers: int,
         window: int,
         timeout: float | None,
-        closed: Callable[[], bool],
+        ended: Callable[[], bool],
     ) -> None:
         self._submit = submit
         self._fn = fn
@@ -70,7 +71,7 @@ class Pulling:
         self._workers = workers
         self._window = window
         self._end = None if timeout is None else time.monotonic() + timeout
-        self._is_closed = closed
+        self._was_reset = ended
         # Guards all below; notified when the next result is there, or none will come. Reentrant: a pool without threads
         # runs its tasks in `submit`.
         self._changed = threading.Condition(threading.RLock())
@@ -85,6 +86,7 @@ class Pulling:
         self._read = False  # nothing more will be taken
         self._closed = False  # nobody will ask for results
         self._grab = 1  # items to take at once
+        self._starter: int | None = None  # the thread that submits tasks just now; one at a time
 
     def begin(self) -> Iterator[Any]:
         """Begin with the first items, and return an iterator over the results.
@@ -125,14 +127,18 @@ class Pulling:
     def _close(self) -> None:
         with self._changed:
             self._closed = True
-            self._done.clear()  # the traceback of an error holds a frame that holds this map
-            self._stop(CancelledError())
+            # Tracebacks hold frames that hold this map. Gone after the lock is released: what dies may wait for it.
+            gone, self._done, self._error, self._failed = self._done, {}, None, None
+            dropped = self._stop(CancelledError())
+        del gone, dropped
 
     def _await(self) -> tuple[list[Any], BaseException | None]:
         """Return the next results, and the error that comes after them; at the end neither."""
         ready: list[Any] = []
         with self._changed:
             while self._next not in self._done:
+                if self._error is None and self._was_reset():
+                    dropped = self._stop(CancelledError())  # noqa: F841 - let go of without the lock
                 if self._read and self._next == self._taken:
                     return ready, self._failed
                 if self._error is not None and not self._pullers:
@@ -183,50 +189,63 @@ class Pulling:
     # In any thread.
 
     def _start(self) -> None:
-        """Submit as many tasks as can have an item."""
+        """Submit as many tasks as can have an item. One thread at a time, which looks again before it leaves."""
+        with self._changed:
+            if self._starter is not None:
+                return
+            self._starter = threading.get_ident()
         while True:
             with self._changed:
-                if self._pullers >= self._workers or self._coming >= len(self._items):
+                if self._pullers >= self._workers or self._coming >= len(self._items) or self._was_reset():
+                    self._starter = None
                     return
                 self._pullers += 1
                 self._coming += 1
+            begun: list[bool] = []
             try:
-                future = self._submit(self._pull)
+                future = self._submit(partial(self._pull, begun))
+                future.add_done_callback(partial(self._ended, begun))
             except BaseException as error:
                 with self._changed:
-                    self._pullers -= 1
-                    self._coming -= 1
-                    self._stop(error)
+                    self._starter = None
+                self._count_out(begun, error)
                 if not isinstance(error, Exception):
                     raise
                 return
-            future.add_done_callback(self._ended)
 
-    def _stop(self, error: BaseException) -> None:
-        """Begin nothing more. The lock is held."""
+    def _stop(self, error: BaseException) -> object:
+        """Begin nothing more. The lock is held, and what is returned is to be let go of when it is not."""
         self._error = self._error or error
-        self._items.clear()
+        dropped, self._items = self._items, deque()
         self._changed.notify_all()
+        return dropped
 
-    def _ended(self, future: Future[None]) -> None:
-        """One of the tasks has ended, or was cancelled."""
+    def _ended(self, begun: list[bool], future: Future[None]) -> None:
+        """One of the tasks has ended, or was cancelled, or could not be run."""
+        self._count_out(begun, CancelledError() if future.cancelled() else future.exception())
+        self._start()
+
+    def _count_out(self, begun: list[bool], error: BaseException | None) -> None:
         with self._changed:
             self._pullers -= 1
-            if future.cancelled():
-                self._coming -= 1
-                self._stop(CancelledError())
-            elif self._error is not None:
-                self._changed.notify_all()
-        self._start()
+            self._coming -= not begun
+            dropped = None if error is None else self._stop(error)
+            self._changed.notify_all()
+        del dropped
 
     # In a thread of the pool's.
 
-    def _pull(self) -> None:
-        """Be a task: do one item after the other."""
+    def _pull(self, begun: list[bool]) -> None:
+        """Be a task: do one item after the other.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, in a pool without threads.
+        """
         clock = time.monotonic
         begin = clock()
         end = begin + _TURN
         with self._changed:
+            begun.append(True)
             self._coming -= 1
             job = self._items.popleft() if self._items else None
         while job is not None:
@@ -234,19 +253,20 @@ class Pulling:
             try:
                 done: tuple[Any, BaseException | None] = self._fn(*arguments), None
             except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and self._starter == threading.get_ident():
+                    raise
                 done = None, error
             job = arguments = None  # type: ignore[assignment]
             now = clock()
             with self._changed:
                 if not self._closed:
                     self._done[place] = done
-                del done  # the error's traceback holds this frame
                 if place == self._next:
                     self._changed.notify()
                 seconds, count = self._seconds if self._seconds[1] < _NEWEST else (0.0, 0)
                 self._seconds = seconds + now - begin, count + 1
-                if self._is_closed():
-                    self._stop(CancelledError())
-                elif self._items and now < end:
+                dropped = self._stop(CancelledError()) if self._was_reset() else None
+                if self._items and now < end:
                     job = self._items.popleft()
+            del done, dropped  # not with the lock; and the traceback of an error holds this frame
             begin = now

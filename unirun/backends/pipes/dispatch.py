@@ -384,6 +384,8 @@ class Dispatch:
 
         The lock is held.
         """
-        others = len(self.workers) > 1
-        holders = [each for each in self.workers if others and len(each.tasks) > 1 and each.claimed is None]
-        return holders, STUCK if self._idle and not self.queue else STARVED
+        several = self.workers if len(self.workers) > 1 else ()
+        holders = [each for each in several if len(each.tasks) > 1 and each.claimed is None]
+        if self._idle and not self.queue:
+            return holders, STUCK
+        return [each for each in holders if not each.writing], STARVED  # what takes long to send is not stuck

@@ -228,6 +228,7 @@ class Manager:
                 continue  # it was lost just now
             if event & select.POLLOUT and self.dispatch.claim_writer(worker):
                 worker.flush()
+                worker.since = time.monotonic()  # it could not begin with it before
                 self.dispatch.release(worker, self.dispatch)
             if event & ~select.POLLOUT:
                 self._hear(worker)
