@@ -1,5 +1,6 @@
 """`unirun.map` and the end of maps: windows, endless iterables, shutdown, the exit of the program."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -175,6 +177,22 @@ def test_the_stdlibs_pool_is_not_woken_by_its_own_thread() -> None:
         assert seen
         assert manager not in seen
         assert inner._executor_manager_thread_wakeup is waker
+
+
+@pytest.mark.parametrize("ladder", ["processes", "pipes"])
+def test_whoever_holds_the_results_does_not_hold_the_executor(ladder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers end when nobody holds it any more."""
+    monkeypatch.setenv("UNIRUN_LADDER", ladder)
+    pool: Any = compat.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+    results = pool.map(square, range(1000))
+    gone = weakref.ref(pool)
+    del pool
+    end = time.monotonic() + 30
+    while gone() is not None:
+        assert time.monotonic() < end
+        gc.collect()
+        time.sleep(0.01)
+    assert list(results) == [n * n for n in range(1000)]
 
 
 def test_counted_and_timed_tasks_go_alone() -> None:

@@ -77,7 +77,7 @@ class Batches:
         paces: dict[Any, float] | None = None,
         ended: Callable[[Batches], object] | None = None,
     ) -> None:
-        self._submit = submit
+        self._submit: Any = submit
         self._fn: Any = fn
         self._spread = len(iterables) != 1
         self._parcels = Parcels(fn, self._spread)
@@ -181,7 +181,7 @@ class Batches:
         with self._changed:
             if not self._over:
                 return
-            ended, self._ended = self._ended, None
+            ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
             if ended is not None and self._pace.known:
                 self._paces.clear()  # of the newest function only
                 self._paces[self._fn] = self._pace.seconds
