@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import Executor
 from functools import partial
@@ -12,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
-    from typing import Any, ParamSpec, TypeVar
+    from typing import Any, Final, ParamSpec, TypeVar
 
     from unirun.backends.pipes.arena import Memo
     from unirun.maps.batches import Batches
@@ -107,8 +108,9 @@ class BatchingExecutor(ManagedExecutor):
             for each in list(self._unirun_maps):
                 each.flush()
         memos: list[Memo] = []
+        send, ended = _made(lambda: (partial(self._unirun_send_batch, memos), partial(self._unirun_map_ended, memos)))
         batches = Batches(
-            partial(self._unirun_send_batch, memos),
+            send,
             fn,
             iterables,
             workers=self._max_workers,
@@ -116,7 +118,7 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
-            ended=partial(self._unirun_map_ended, memos),
+            ended=ended,
         )
         self._unirun_maps.append(batches)
         return batches.begin()
@@ -159,3 +161,26 @@ class BatchingExecutor(ManagedExecutor):
         if lower is not None and hasattr(lower, "served_by"):
             return bool(lower.served_by(me))
         return me is getattr(self, "_executor_manager_thread", None)
+
+
+#: This build of Python has no GIL, or can do without.
+_FREE: Final = "free-threading" in sys.version
+
+
+def _made(make: Callable[[], T]) -> T:
+    """Return what a function makes; it makes it in another thread where that matters.
+
+    Without a GIL each thread counts the references that it has made to its own objects. Who lets go of another thread's
+    reference leaves it to that thread to see whether it was the last one, and that may be waiting: for the end of the
+    pool that nobody holds any more. So an executor that is let go of by its own thread is not held by its maker's
+    references. See PEP 703, "Biased reference counting".
+    """
+    made: list[T] = []
+    if _FREE:
+        thread = threading.Thread(target=lambda: made.append(make()), name="unirun-map")
+        try:
+            thread.start()
+            thread.join()
+        except RuntimeError:
+            pass  # no threads here
+    return made[0] if made else make()
