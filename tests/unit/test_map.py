@@ -185,8 +185,12 @@ def test_whoever_holds_the_results_does_not_hold_the_executor(ladder: str, monke
     monkeypatch.setenv("UNIRUN_LADDER", ladder)
     pool: Any = compat.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
     results = pool.map(square, range(1000))
-    gone = weakref.ref(pool)
+    gone, manager = weakref.ref(pool), pool._executor_manager_thread if ladder == "processes" else None
     del pool
+    gc.collect()
+    if manager is not None:  # this thread cannot help meanwhile
+        manager.join(30)
+        assert not manager.is_alive()
     end = time.monotonic() + 30
     while gone() is not None:
         assert time.monotonic() < end

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import Executor
-from functools import partial
 
 from unirun.managed import ManagedExecutor
 
@@ -108,9 +107,11 @@ class BatchingExecutor(ManagedExecutor):
             for each in list(self._unirun_maps):
                 each.flush()
         memos: list[Memo] = []
-        send, ended = _made(lambda: (partial(self._unirun_send_batch, memos), partial(self._unirun_map_ended, memos)))
+        # Emptied when all is done: the executor is not held then by whoever holds the results.
+        held: list[Any] = []
+        _elsewhere(lambda: held.append(self))
         batches = Batches(
-            send,
+            lambda fn, *args: held[0]._unirun_send_batch(memos, fn, *args),
             fn,
             iterables,
             workers=self._max_workers,
@@ -118,7 +119,7 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
-            ended=ended,
+            ended=lambda batches: held.pop()._unirun_map_ended(memos, batches),
         )
         self._unirun_maps.append(batches)
         return batches.begin()
@@ -167,20 +168,21 @@ class BatchingExecutor(ManagedExecutor):
 _FREE: Final = "free-threading" in sys.version
 
 
-def _made(make: Callable[[], T]) -> T:
-    """Return what a function makes; it makes it in another thread where that matters.
+def _elsewhere(step: Callable[[], object]) -> None:
+    """Do something, in another thread where references count by the thread.
 
     Without a GIL each thread counts the references that it has made to its own objects. Who lets go of another thread's
     reference leaves it to that thread to see whether it was the last one, and that may be waiting: for the end of the
-    pool that nobody holds any more. So an executor that is let go of by its own thread is not held by its maker's
-    references. See PEP 703, "Biased reference counting".
+    pool that nobody holds any more. So the reference that the pool's own thread is to let go of is not made by the
+    thread that made the executor. See PEP 703, "Biased reference counting".
     """
-    made: list[T] = []
     if _FREE:
-        thread = threading.Thread(target=lambda: made.append(make()), name="unirun-map")
+        thread = threading.Thread(target=step, name="unirun-map")
         try:
             thread.start()
-            thread.join()
         except RuntimeError:
             pass  # no threads here
-    return made[0] if made else make()
+        else:
+            thread.join()
+            return
+    step()
