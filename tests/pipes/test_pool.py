@@ -368,6 +368,8 @@ class Heavy:
 
 def test_what_takes_long_to_send_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pace, "ahead", 4)
+    monkeypatch.setattr(Pace, "worth_taking_back", False)  # by a worker that is idle, which is another matter
+    monkeypatch.setattr("unirun.backends.pipes.dispatch.STUCK", PATIENCE)
     monkeypatch.setattr(Heavy, "pickled", 0)
     with opened() as pool:
         dispatch = pool._manager.dispatch

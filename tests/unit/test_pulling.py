@@ -20,6 +20,10 @@ from unirun import configure, leases
 from unirun.maps import pulling
 
 MANY = 3000
+COUNTED = pytest.mark.skipif(
+    sys.implementation.name == "pypy" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="nobody knows when something dies here: there are no reference counts, or each thread has its own",
+)
 PATIENCE = 30.0
 
 
@@ -251,7 +255,7 @@ def test_a_slow_iterable_does_not_keep_results_back() -> None:
     results.close()
 
 
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no reference counts")
+@COUNTED
 @pytest.mark.parametrize("failing", [False, True])
 def test_nothing_waits_for_the_garbage_collector(failing: bool) -> None:
     """Neither results and items that were let go of, nor the exceptions of those that nobody asked for."""
@@ -279,7 +283,7 @@ def test_nothing_waits_for_the_garbage_collector(failing: bool) -> None:
 
 
 @pytest.mark.parametrize("failing", ["the iterable", "reset"])
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no reference counts")
+@COUNTED
 def test_an_end_by_an_error_leaves_no_cycle(failing: str) -> None:
     class Thing(Exception):
         pass
@@ -304,10 +308,7 @@ def test_an_end_by_an_error_leaves_no_cycle(failing: str) -> None:
         gc.enable()
 
 
-@pytest.mark.skipif(
-    sys.implementation.name == "pypy" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="it is not known in which thread something dies here",
-)
+@COUNTED
 def test_what_dies_when_it_is_closed_may_use_the_pool() -> None:
     """Nobody waits for the lock meanwhile: its destructor waits for a thread that may want it."""
     used: list[int] = []
