@@ -108,8 +108,7 @@ class BatchingExecutor(ManagedExecutor):
                 each.flush()
         memos: list[Memo] = []
         # Emptied when all is done: the executor is not held then by whoever holds the results.
-        held: list[Any] = []
-        _elsewhere(lambda: held.append(self))
+        held: list[Any] = [self]
         batches = Batches(
             lambda fn, *args: held[0]._unirun_send_batch(memos, fn, *args),
             fn,
@@ -122,7 +121,11 @@ class BatchingExecutor(ManagedExecutor):
             ended=lambda batches: held.pop()._unirun_map_ended(memos, batches),
         )
         self._unirun_maps.append(batches)
-        return batches.begin()
+        results = batches.begin()
+        if _FREE and held and self._unirun_lower is None:  # once the pool has its threads: there may be few
+            _elsewhere(lambda: held.append(self))
+            del held[0]  # if all is done meanwhile, that took the other one
+        return results
 
     def _unirun_send_batch(self, memos: list[Memo], fn: Any, /, *args: Any) -> Future[Any]:
         """Submit a part of a map, in whatever thread has heard of the end of another."""
@@ -169,20 +172,17 @@ _FREE: Final = "free-threading" in sys.version
 
 
 def _elsewhere(step: Callable[[], object]) -> None:
-    """Do something, in another thread where references count by the thread.
+    """Do something in another thread, if there can be one.
 
     Without a GIL each thread counts the references that it has made to its own objects. Who lets go of another thread's
     reference leaves it to that thread to see whether it was the last one, and that may be waiting: for the end of the
     pool that nobody holds any more. So the reference that the pool's own thread is to let go of is not made by the
     thread that made the executor. See PEP 703, "Biased reference counting".
     """
-    if _FREE:
-        thread = threading.Thread(target=step, name="unirun-map")
-        try:
-            thread.start()
-        except RuntimeError:
-            pass  # no threads here
-        else:
-            thread.join()
-            return
-    step()
+    thread = threading.Thread(target=step, name="unirun-map")
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads here
+        step()
+    else:
+        thread.join()
