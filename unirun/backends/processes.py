@@ -111,7 +111,7 @@ class GuardedProcessPool(_Base):
         Raises:
             Refused: Semaphores or pipes cannot be made on this host.
         """
-        from unirun.backends.repairs import ensure_tracker, from_system_limits, without_system_limits
+        from unirun.backends.repairs import ensure_tracker, from_system_limits, lock_wakeup, without_system_limits
 
         try:
             ready = self._unirun_ready = Ready(initializer, initargs)
@@ -133,6 +133,7 @@ class GuardedProcessPool(_Base):
                 # Only the question how many semaphores there are is forbidden; they may well work.
                 with without_system_limits(stdlib):
                     construct()
+            lock_wakeup(self._executor_manager_thread_wakeup)
         except Exception as error:
             self._unirun_release()
             raise self._unirun_refused_construction(error) from None
@@ -243,6 +244,9 @@ class GuardedProcessPool(_Base):
             from unirun.refusal import failure, is_refusal
 
             if not is_refusal("start", error):
+                if self._broken:
+                    # Since `submit` has looked: before 3.12 the manager thread closes the queue without the lock.
+                    raise BrokenProcessPool(self._broken) from error
                 raise
             manager: Any = self._executor_manager_thread
             if self._unirun_workers():

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
+from functools import cache
 
 from unirun.refusal import Refused
 
@@ -20,6 +21,7 @@ __all__ = [
     "from_system_limits",
     "is_stray",
     "kill",
+    "lock_wakeup",
     "without_system_limits",
 ]
 
@@ -58,6 +60,32 @@ def ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
         resource_tracker.ensure_running()
     except OSError as error:
         raise Refused("start", error) from None
+
+
+def lock_wakeup(wakeup: Any) -> None:
+    """Keep a pool's thread from closing the pipe by which it is woken while the exit of the interpreter writes into it.
+
+    `_python_exit` wakes it without the pool's lock. The stdlib has this lock since some release after 3.13.0; before, a
+    pool that ends at that moment makes the exit write to a descriptor that is closed, and may be another file's by now.
+    """
+    if not hasattr(wakeup, "_lock"):
+        # Guards the ends of the pipe. Reentrant: within it the collector may find an executor, whose end wakes, too.
+        wakeup._lock = threading.RLock()
+        wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
+
+
+@cache
+def _locked(base: Any) -> type[Any]:
+    class LockedWakeup(base):  # type: ignore[misc]
+        def close(self) -> None:
+            with self._lock:
+                super().close()
+
+        def wakeup(self) -> None:
+            with self._lock:
+                super().wakeup()
+
+    return LockedWakeup
 
 
 _limits_lock = threading.Lock()  # guards the exchange of the stdlib's check

@@ -1,0 +1,69 @@
+"""What the stdlib's process pools get from us, each at the moment at which the stdlib's own would fail."""
+
+import multiprocessing
+import os
+import threading
+import time
+
+import pytest
+
+from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+    pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here"),
+]
+
+
+def construct(method: str) -> GuardedProcessPool:
+    pool = GuardedProcessPool.__new__(GuardedProcessPool)
+    pool._unirun_construct(2, multiprocessing.get_context(method), None, (), None)
+    return pool
+
+
+def fill(pipe: int) -> None:
+    os.set_blocking(pipe, False)
+    try:
+        while True:
+            os.write(pipe, bytes(4))  # what a wakeup writes
+    except BlockingIOError:
+        os.set_blocking(pipe, True)
+
+
+def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
+    """As the exit of the interpreter does without the pool's lock, while the pool's thread ends."""
+    pool = construct("fork")
+    wakeup = pool._executor_manager_thread_wakeup
+    fill(wakeup._writer.fileno())
+    errors: list[BaseException] = []
+
+    def wake() -> None:
+        try:
+            wakeup.wakeup()
+        except BaseException as error:
+            errors.append(error)
+
+    waker = threading.Thread(target=wake, daemon=True)
+    waker.start()
+    time.sleep(0.1)  # it waits for room in the pipe
+    closer = threading.Thread(target=wakeup.close, daemon=True)
+    closer.start()
+    time.sleep(0.1)
+    assert not wakeup._writer.closed
+    os.read(wakeup._reader.fileno(), 1 << 16)  # a pipe has room again when a whole page was read
+    waker.join(10)
+    closer.join(10)
+    assert errors == []
+    assert wakeup._writer.closed
+    wakeup.wakeup()  # does nothing
+    pool._unirun_release()
+
+
+def test_a_worker_that_is_started_while_the_pool_breaks() -> None:
+    """Before 3.12 the pool's thread closes the queue while `submit` hands it to one worker more."""
+    pool = construct("forkserver")
+    pool._broken = "a worker ended"  # type: ignore[assignment]
+    pool._call_queue._reader.close()  # type: ignore[attr-defined]
+    with pytest.raises(BrokenProcessPool, match="a worker ended"):
+        pool._spawn_process()
+    pool._unirun_release()
