@@ -139,6 +139,22 @@ def test_a_fork_of_the_program_gets_no_end_of_a_pipe(tmp_path: Path) -> None:
 
 
 @ON_LINUX
+def test_a_fork_in_whose_midst_the_first_pool_is_opened(tmp_path: Path) -> None:
+    """By another thread, say: what is to be done after a fork is then done after one before which it was not begun."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\n"
+        "os.register_at_fork(before=lambda: __import__('unirun.backends.pipes.forks'))\n"
+        "for _ in range(2):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os._exit(0)\n"
+        "    print(os.waitpid(child, 0)[1], 'unirun.backends.pipes.forks' in sys.modules)\n"
+    )
+    done = jobs.run(program)
+    assert (done.stdout, done.stderr) == ("0 True\n0 True\n", "")
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_ctrl_c_reaches_other_children_of_the_program(method: str) -> None:
     """The helpers of the start method are not started while it is kept from a new worker."""

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -56,6 +57,30 @@ def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
     assert errors == []
     assert wakeup._writer.closed
     wakeup.wakeup()  # does nothing
+    pool._unirun_release()
+
+
+def test_a_child_does_not_wake_the_thread_of_its_parent() -> None:
+    """What locks there are may have been held by a thread that it does not have."""
+    pool = construct("fork")
+    wakeup = pool._executor_manager_thread_wakeup
+    fill(wakeup._writer.fileno())
+    waker = threading.Thread(target=wakeup.wakeup, daemon=True)
+    waker.start()
+    time.sleep(0.1)  # it has the lock
+    child = os.fork()
+    if not child:
+        wakeup.wakeup()
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+    os.read(wakeup._reader.fileno(), 1 << 16)
+    waker.join(10)
     pool._unirun_release()
 
 

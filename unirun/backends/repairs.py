@@ -63,27 +63,29 @@ def ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
 
 
 def lock_wakeup(wakeup: Any) -> None:
-    """Keep a pool's thread from closing the pipe by which it is woken while the exit of the interpreter writes into it.
+    """Have the exit of the interpreter wake a pool's thread only in its own process, and while its pipe is open.
 
-    `_python_exit` wakes it without the pool's lock. The stdlib has this lock since some release after 3.13.0; before, a
-    pool that ends at that moment makes the exit write to a descriptor that is closed, and may be another file's by now.
+    `_python_exit` wakes it without the pool's lock. Up to 3.13.0 it then writes to a closed descriptor, which may be
+    another file's by now, when the pool ends at that moment. Later stdlibs have a lock for it, for which a forked child
+    waits for ever at its exit, if another thread held it at the fork.
     """
-    if not hasattr(wakeup, "_lock"):
-        # Guards the ends of the pipe. Reentrant: within it the collector may find an executor, whose end wakes, too.
-        wakeup._lock = threading.RLock()
-        wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
+    # Guards the ends of the pipe. Reentrant: within it the collector may find an executor, whose end wakes, too.
+    wakeup._unirun_lock = threading.RLock()
+    wakeup._unirun_owner = os.getpid()
+    wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
 
 
 @cache
 def _locked(base: Any) -> type[Any]:
     class LockedWakeup(base):  # type: ignore[misc]
         def close(self) -> None:
-            with self._lock:
+            with self._unirun_lock:
                 super().close()
 
         def wakeup(self) -> None:
-            with self._lock:
-                super().wakeup()
+            if self._unirun_owner == os.getpid():
+                with self._unirun_lock:
+                    super().wakeup()
 
     return LockedWakeup
 

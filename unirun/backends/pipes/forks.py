@@ -85,7 +85,12 @@ def _in_child() -> None:
     _callbacks.clear()
 
 
+def _in_parent() -> None:
+    try:
+        _making.release()
+    except RuntimeError:
+        pass  # this module was imported in the midst of this fork, which has not taken it
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _making.acquire(), after_in_parent=lambda: _making.release(), after_in_child=_in_child
-    )
+    os.register_at_fork(before=lambda: _making.acquire(), after_in_parent=_in_parent, after_in_child=_in_child)
