@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     T = TypeVar("T")
 
+    _Base = Executor
+else:
+    # A program may drop the stdlib's modules and import them anew, and then the pools of those stand behind this class:
+    # the older `Executor` would stand before them.
+    _Base = object
+
 __all__ = ["ManagedExecutor", "describe_as", "starts_slowly"]
 
 
@@ -52,7 +58,7 @@ class _Decision:
         return decision.replace(short=short)
 
 
-class ManagedExecutor(Executor):
+class ManagedExecutor(_Base):
     """What the managed executors share: the way to the rung that serves them.
 
     It stands before one of the stdlib's pools in the class order; ``super().submit`` is that pool's. Programs derive
@@ -230,6 +236,7 @@ class ManagedExecutor(Executor):
             copy=False,
             child=False,
             pickled_initargs=False,
+            by_value=False,
             broken=BrokenThreadPool,
             initializer=self._unirun_spec.initializer,
             initargs=self._unirun_spec.initargs,

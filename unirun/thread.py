@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from unirun.backends.threads import GuardedThreadPool
 from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor, describe_as
@@ -38,7 +40,8 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
     _unirun_own_rung = "threads"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is __class__:  # type: ignore[name-defined]  # not by its name, which a reload of this module rebinds
+        # Not by its name, which a reload of this module rebinds.
+        if cls is __class__ and sys.meta_path is not None:  # type: ignore[name-defined]
             from unirun.aside import stands_aside
 
             if stands_aside():
@@ -55,10 +58,12 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         initargs: tuple[Any, ...] = (),
         **ctxkwargs: Any,
     ) -> None:
-        from unirun.aside import stands_aside
-        from unirun.opening import PoolSpec, dropin
+        # At the very end of the interpreter nothing can be imported, and nobody is left who would be told.
+        if sys.meta_path is not None:
+            from unirun.aside import stands_aside
+            from unirun.opening import PoolSpec, dropin
 
-        if stands_aside(type(self)):
+        if sys.meta_path is None or stands_aside(type(self)):
             super(ManagedExecutor, self).__init__(max_workers, thread_name_prefix, initializer, initargs, **ctxkwargs)
             return
         spec = PoolSpec(

@@ -96,7 +96,7 @@ class DecisionTrace(Value, uncompared=("where",)):
 
     def warning(self) -> str:
         """Return the text of the ``DowngradeWarning`` for this decision."""
-        advice = "Set UNIRUN_DOWNGRADE=error to raise instead, or silent to be quiet"
+        advice = "UNIRUN_DOWNGRADE=error raises instead, UNIRUN_DOWNGRADE=silent says nothing"
         return f"{self.origin} {self._outcome()}: {self._refusals()}. {advice}"
 
     def refusal(self) -> str:
@@ -160,8 +160,13 @@ def add_listener(listener: Listener) -> None:
     """Call ``listener(decision)`` for each decision of this process, in the thread that took it, once per pool.
 
     An exception in a listener is logged and does not reach the pool's user.
+
+    Raises:
+        TypeError: ``listener`` cannot be called.
     """
     global _listeners
+    if not callable(listener):
+        raise TypeError(f"a listener is called with each decision; {listener!r} cannot be called")
     with _lock:
         _listeners = (*_listeners, listener)
 
@@ -192,21 +197,25 @@ def observe_decisions() -> Iterator[list[DecisionTrace]]:
         remove_listener(seen.append)
 
 
-def publish(decision: DecisionTrace, *, target: str | None, listener: Listener | None = None) -> None:
+def publish(
+    decision: DecisionTrace, *, target: str | None, listener: Listener | None = None, quiet: bool = False
+) -> None:
     """Tell everybody who wants to know about a decision that is final.
 
     Args:
         decision: The decision.
         target: ``"stderr"``, the path of a file, or ``None``.
         listener: One more listener, for this decision alone.
+        quiet: Log nothing if it went as asked: a program may not know that it uses unirun.
     """
     remember(decision)
     if getattr(_telling, "on", False):  # by a listener or a log handler that opened this pool: it would never end
         return
     _telling.on = True
     try:
-        level = logging.DEBUG if decision.backend == decision.ladder[0] else logging.INFO
-        _log(level, "%s", decision.render(), extra={"decision": decision})
+        as_asked = decision.backend == decision.ladder[0] and decision.short is None
+        if not (quiet and as_asked):
+            _log(logging.DEBUG if as_asked else logging.INFO, "%s", decision.render(), extra={"decision": decision})
         if target is not None:
             _write(decision, target)
         for each in (*_listeners, *((listener,) if listener is not None else ())):

@@ -1,13 +1,16 @@
-"""What the stdlib's process pools get from us, each at the moment at which the stdlib's own would fail."""
+"""What the stdlib's process pools get from us, at the moments at which the stdlib's own would fail, or ours."""
 
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.pipes import jobs
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 
 pytestmark = [
@@ -33,7 +36,7 @@ def fill(pipe: int) -> None:
 
 def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
     """As the exit of the interpreter does without the pool's lock, while the pool's thread ends."""
-    pool = construct("fork")
+    pool: Any = construct("fork")
     wakeup = pool._executor_manager_thread_wakeup
     fill(wakeup._writer.fileno())
     errors: list[BaseException] = []
@@ -60,10 +63,12 @@ def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
     pool._unirun_release()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_does_not_wake_the_thread_of_its_parent() -> None:
     """What locks there are may have been held by a thread that it does not have."""
-    pool = construct("fork")
+    pool: Any = construct("fork")
     wakeup = pool._executor_manager_thread_wakeup
+    wakeup._unirun_owner = os.getpid()  # as if there were the thread
     fill(wakeup._writer.fileno())
     waker = threading.Thread(target=wakeup.wakeup, daemon=True)
     waker.start()
@@ -92,3 +97,29 @@ def test_a_worker_that_is_started_while_the_pool_breaks() -> None:
     with pytest.raises(BrokenProcessPool, match="a worker ended"):
         pool._spawn_process()
     pool._unirun_release()
+
+
+WAITING = """
+import fcntl, multiprocessing
+from unirun.backends import ready
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+ready.PATIENCE = 0.5
+lock = open({lock!r}, "w")
+fcntl.flock(lock, fcntl.LOCK_EX)  # as every worker does that imports this module
+fcntl.flock(lock, fcntl.LOCK_UN)
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        future = pool.submit(abs, -3)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        print(future.result(), list(pool.map(abs, [-1, -2])), pool.decision.backend)
+"""
+
+
+def test_a_main_module_that_needs_what_the_caller_holds(tmp_path: Path) -> None:
+    """The first `submit` does not wait for it for ever."""
+    program = tmp_path / "program.py"
+    program.write_text(WAITING.format(lock=str(tmp_path / "lock")), encoding="utf-8")
+    done = jobs.run(program)
+    assert (done.stdout, done.stderr) == ("3 [1, 2] processes\n", "")

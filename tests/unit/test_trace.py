@@ -58,7 +58,7 @@ def test_a_decision_in_words() -> None:
     )
     assert DECISION.warning().startswith(
         "ProcessPoolExecutor runs in threads (4 workers): "
-        "processes refused (OSError: [Errno 38] Function not implemented, at construct). Set UNIRUN_DOWNGRADE=error"
+        "processes refused (OSError: [Errno 38] Function not implemented, at construct). UNIRUN_DOWNGRADE=error raises"
     )
     assert DECISION.downgraded
 
@@ -112,6 +112,11 @@ def test_a_listener_that_fails_is_logged_and_hurts_nobody(caplog: pytest.LogCapt
     assert any("listener" in r.getMessage() and r.levelno == logging.ERROR for r in caplog.records)
 
 
+def test_what_cannot_be_called_is_no_listener() -> None:
+    with pytest.raises(TypeError, match="5 cannot be called"):
+        tracing.add_listener(5)  # type: ignore[arg-type]
+
+
 def test_removing_a_stranger_is_an_error() -> None:
     with pytest.raises(ValueError, match="not a listener"):
         tracing.remove_listener(print)
@@ -126,6 +131,14 @@ def test_every_decision_is_logged(caplog: pytest.LogCaptureFixture) -> None:
             executor.submit(square, 1)
     told = [(r.levelno, r.getMessage().partition(" by ")[0][:20]) for r in caplog.records if r.name == "unirun"]
     assert told == [(logging.DEBUG, "Run runs inline, in "), (logging.INFO, "Run runs in pipes")]
+
+
+def test_half_a_start_is_logged_as_a_downgrade_is(caplog: pytest.LogCaptureFixture) -> None:
+    short = DECISION.refused[0]
+    with caplog.at_level(logging.INFO, logger="unirun"):
+        tracing.publish(DECISION.replace(refused=(), backend="processes", workers=1, short=short), target=None)
+    (record,) = caplog.records
+    assert "fewer workers than asked for started: OSError" in record.getMessage()
 
 
 def test_trace_true_and_the_trace_file(
@@ -235,7 +248,7 @@ def test_a_log_handler_that_opens_a_pool_is_told_nothing_of_it() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        with ThreadPoolExecutor(1) as pool:
+        with Run(flavor="threads") as pool:
             assert pool.submit(abs, -3).result(60) == 3
     finally:
         logger.removeHandler(handler)
@@ -253,7 +266,7 @@ def test_a_log_handler_that_raises_does_not_fail_the_submit(capsys: pytest.Captu
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        with ThreadPoolExecutor(1) as pool:
+        with Run(flavor="threads") as pool:
             assert pool.submit(abs, -3).result(60) == 3
     finally:
         logger.removeHandler(handler)

@@ -24,6 +24,7 @@ Does not promise:
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
 
-    from unirun.refusal import Failure, Stage
+    from unirun.refusal import Failure, Refused, Stage
 
     _Base = stdlib.ProcessPoolExecutor
     BrokenProcessPool = stdlib.BrokenProcessPool
@@ -55,7 +56,7 @@ else:
 
         stdlib = None
 
-__all__ = ["BrokenProcessPool", "GuardedProcessPool", "died_early"]
+__all__ = ["BrokenProcessPool", "GuardedProcessPool", "died_early", "refused_start"]
 
 
 class _Awake:
@@ -79,6 +80,8 @@ class GuardedProcessPool(_Base):
     _unirun_ready = None
     #: The stdlib's own table of workers, as it is where there are none: programs look into it to kill them.
     _processes = {}  # noqa: RUF012 - never written to; the stdlib sets its own on the instance
+    #: Workers would not find this package: they are those of the stdlib's own pool, as if there were no guard.
+    _unirun_unguarded = False
     #: Why there are fewer workers than asked for, or None.
     _unirun_short = None
 
@@ -111,20 +114,28 @@ class GuardedProcessPool(_Base):
         Raises:
             Refused: Semaphores or pipes cannot be made on this host.
         """
-        from unirun.backends.repairs import ensure_tracker, from_system_limits, lock_wakeup, without_system_limits
-
-        try:
-            ready = self._unirun_ready = Ready(initializer, initargs)
-        except (ImportError, OSError) as error:
-            raise self._unirun_refused_construction(error) from None
+        from unirun.backends.repairs import (
+            ensure_tracker,
+            forks,
+            from_system_limits,
+            lock_wakeup,
+            without_system_limits,
+            workers_find_us,
+        )
 
         initialize = super().__init__
 
         def construct() -> None:
-            initialize(max_workers, mp_context, ready, (), max_tasks_per_child=max_tasks_per_child)
+            initialize(max_workers, mp_context, first, initargs, max_tasks_per_child=max_tasks_per_child)
 
+        first = initializer
         try:
-            ensure_tracker(mp_context, max_tasks_per_child)
+            if not forks(mp_context, max_tasks_per_child):
+                ensure_tracker()
+                self._unirun_unguarded = not workers_find_us()
+            if not self._unirun_unguarded:
+                first, initargs = Ready(initializer, initargs), ()
+                self._unirun_ready = first
             try:
                 construct()
             except PermissionError as error:
@@ -161,7 +172,10 @@ class GuardedProcessPool(_Base):
             Refused: No worker can be started, or all of them ended before they were ready. The task did not run.
         """
         ready = self._unirun_ready
-        if ready is None:  # an earlier call broke the pool
+        replaced = getattr(self, "_initializer", None) is not ready
+        if ready is None or replaced:
+            # An earlier call broke the pool; or workers do not say ready, as a program has put another initializer in
+            # that one's place, or runs where they would not find this package.
             return super().submit(fn, *args, **kwargs), True
         ready.waiting += 1
         try:
@@ -187,10 +201,12 @@ class GuardedProcessPool(_Base):
             close_leaked_pipes(error)
             self._unirun_abandon()
             if refused:
-                raise Refused("start", error) from None
+                raise refused_start(error, self._mp_context) from None
             # There are workers, but the interpreter is shutting down and starts no thread that would end them.
             self._broken = why = f"the threads of the pool cannot be started: {error!r}"  # type: ignore[assignment]
             raise BrokenProcessPool(why) from error
+        if not self._unirun_workers():  # a program's subclass starts them at a time of its own
+            return future, True
         future.add_done_callback(partial(wake, weakref.ref(ready)))
         while True:
             try:
@@ -221,8 +237,10 @@ class GuardedProcessPool(_Base):
         self._unirun_start_feeder()
 
     def _start_executor_manager_thread(self) -> None:
-        if self._executor_manager_thread is None and self._safe_to_dynamically_spawn_children:
-            self._unirun_start_feeder()
+        if self._executor_manager_thread is None:
+            self._executor_manager_thread_wakeup._unirun_owner = os.getpid()
+            if self._safe_to_dynamically_spawn_children:
+                self._unirun_start_feeder()
         super()._start_executor_manager_thread()
 
     def _unirun_start_feeder(self) -> None:
@@ -324,6 +342,19 @@ class GuardedProcessPool(_Base):
 def died_early() -> BaseException:
     """Return the error of a pool of which no worker came up."""
     return BrokenProcessPool(
-        "every worker ended before it was ready; what it wrote to standard error says why "
-        "(usually its main module cannot be imported, or has no `if __name__ == '__main__':` guard)"
+        f"every worker ended before it was ready; what it wrote to standard error says why (usually {_USUALLY})"
     )
+
+
+def refused_start(error: Exception, mp_context: Any) -> Refused:
+    """Return the ``Refused`` for an error of the start of a pool's first worker."""
+    from unirun.refusal import Refused
+
+    if isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
+        # From Python 3.14 on the server imports the main module, and dies of what that raises.
+        words = f"what it wrote to standard error says why (it cannot fork here, {_USUALLY})"
+        return Refused("bootstrap", BrokenProcessPool(f"the fork server ended ({error!r}); {words}"))
+    return Refused("start", error)
+
+
+_USUALLY = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"

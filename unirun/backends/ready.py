@@ -13,6 +13,8 @@ __all__ = ["Ready", "nothing", "wake"]
 
 _READY: Final = b"R"
 _ENDED: Final = b"E"
+#: Seconds for which a first ``submit`` waits. Arbitrary: the largest modules take some 10 to import on a slow machine.
+PATIENCE: float = 60.0
 
 
 class Ready:
@@ -60,11 +62,15 @@ class Ready:
             self._writer.send_bytes(_ENDED)
 
     def wait(self) -> bool:
-        """Wait until a worker is ready (true) or the first task's future is done (false), whichever comes first."""
+        """Wait until a worker is ready (true) or the first task's future is done (false), whichever comes first.
+
+        After ``PATIENCE`` the worker counts as ready: its main module may need what the caller holds.
+        """
         from multiprocessing import connection
 
         # Under gevent the threads of the pool are greenlets of this one; its selectors let them run, and no read does.
-        connection.wait([self._reader])
+        if not connection.wait([self._reader], PATIENCE):
+            return True
         return self._reader.recv_bytes() == _READY
 
     def was_said(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from functools import cache
@@ -12,17 +13,19 @@ from unirun.refusal import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 __all__ = [
     "close_leaked_pipes",
     "ensure_tracker",
+    "forks",
     "from_system_limits",
     "is_stray",
     "kill",
     "lock_wakeup",
     "without_system_limits",
+    "workers_find_us",
 ]
 
 
@@ -43,17 +46,20 @@ def kill(worker: Any) -> None:
             pass  # it was dead
 
 
-def ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
-    """Start the resource tracker that start methods other than fork need, before there is anything to track.
-
-    The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
-    """
+def forks(mp_context: Any, max_tasks_per_child: int | None) -> bool:
+    """Tell whether the workers of a pool that is made with these arguments are forked."""
     import multiprocessing
 
     if mp_context is None:
         mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
-    if mp_context.get_start_method() == "fork":
-        return
+    return bool(mp_context.get_start_method() == "fork")
+
+
+def ensure_tracker() -> None:
+    """Start the resource tracker that start methods other than fork need, before there is anything to track.
+
+    The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
+    """
     from multiprocessing import resource_tracker  # which imports much that forking needs nothing of
 
     try:
@@ -63,7 +69,7 @@ def ensure_tracker(mp_context: Any, max_tasks_per_child: int | None) -> None:
 
 
 def lock_wakeup(wakeup: Any) -> None:
-    """Have the exit of the interpreter wake a pool's thread only in its own process, and while its pipe is open.
+    """Have the exit of the interpreter wake a pool's thread only in the thread's process, and while its pipe is open.
 
     `_python_exit` wakes it without the pool's lock. Up to 3.13.0 it then writes to a closed descriptor, which may be
     another file's by now, when the pool ends at that moment. Later stdlibs have a lock for it, for which a forked child
@@ -71,7 +77,8 @@ def lock_wakeup(wakeup: Any) -> None:
     """
     # Guards the ends of the pipe. Reentrant: within it the collector may find an executor, whose end wakes, too.
     wakeup._unirun_lock = threading.RLock()
-    wakeup._unirun_owner = os.getpid()
+    #: The process that has the thread, once there is one: a pool may be made before a fork and used after it.
+    wakeup._unirun_owner = None
     wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
 
 
@@ -82,8 +89,9 @@ def _locked(base: Any) -> type[Any]:
             with self._unirun_lock:
                 super().close()
 
-        def wakeup(self) -> None:
-            if self._unirun_owner == os.getpid():
+        # The function is held here: the collector may find an executor when modules have lost their names.
+        def wakeup(self, getpid: Callable[[], int] = os.getpid) -> None:
+            if self._unirun_owner in (None, getpid()):
                 with self._unirun_lock:
                     super().wakeup()
 
@@ -113,6 +121,11 @@ def from_system_limits(error: BaseException) -> bool:
             return True
         traceback = traceback.tb_next
     return False
+
+
+def workers_find_us() -> bool:
+    """Tell whether a new interpreter, which is given this one's `sys.path`, would find this package."""
+    return any(finder.find_spec("unirun", None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
 
 
 def close_leaked_pipes(error: BaseException) -> None:

@@ -23,7 +23,7 @@ from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.watch import Watch
 from unirun.backends.pipes.worker import Orders
-from unirun.backends.processes import BrokenProcessPool, died_early
+from unirun.backends.processes import BrokenProcessPool, died_early, refused_start
 from unirun.refusal import Failure, Refused, failure, is_refusal
 
 __all__ = ["Manager"]
@@ -132,7 +132,7 @@ class Manager:
                 if not is_refusal("start", error):
                     raise
                 if not self.dispatch.workers:
-                    raise Refused("start", error) from None
+                    raise refused_start(error, self._context) from None
                 self.short = failure("pipes", "start", error)
                 self.dispatch.short = True
                 return
