@@ -80,6 +80,8 @@ class Opening:
         )
         self.config = config
         self.facts = facts
+        #: As in the request.
+        self.dropin: bool = request.dropin
         plan = decide(request, config, facts)
         self.plan: Plan = plan
         self.site: Site | None = site
@@ -187,7 +189,7 @@ class Opening:
         target, listener = self._target, self._listener
         # Only for warnings, and all is said: a pool must not keep the globals of a module, which may keep the pool.
         self.site = self._target = self._listener = None
-        trace.publish(decision, target=target, listener=listener)
+        trace.publish(decision, target=target, listener=listener, quiet=self.dropin)
 
     def _decided(self) -> None:
         trace.remember(self.decision)

@@ -47,7 +47,8 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
     _unirun_own_rung = "processes"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is __class__:  # type: ignore[name-defined]  # not by its name, which a reload of this module rebinds
+        # Not by its name, which a reload of this module rebinds.
+        if cls is __class__ and sys.meta_path is not None:  # type: ignore[name-defined]
             from unirun.aside import stands_aside
 
             if stands_aside():
@@ -65,10 +66,12 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        from unirun.aside import stands_aside
-        from unirun.opening import PoolSpec, dropin
+        # At the very end of the interpreter nothing can be imported, and nobody is left who would be told.
+        if sys.meta_path is not None:
+            from unirun.aside import stands_aside
+            from unirun.opening import PoolSpec, dropin
 
-        if stands_aside(type(self)):
+        if sys.meta_path is None or stands_aside(type(self)):
             super(ManagedExecutor, self).__init__(
                 max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child
             )
@@ -140,7 +143,9 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
 
     def _unirun_batches(self) -> bool:
         # A program's own `submit`, in a class of its own or in place of ours, is to see each item.
-        return type(self).submit is _SUBMIT and "submit" not in self.__dict__ and super()._unirun_batches()
+        own = type(self).submit is not _SUBMIT or "submit" in self.__dict__
+        # Nor would workers that do not find this package know what a batch is.
+        return not own and not self._unirun_unguarded and super()._unirun_batches()
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         # Threads may serve as a lower rung. Their backend must not be the first to import the stdlib's module: the hook
@@ -243,6 +248,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
                 copy=self._unirun_opening.config.isolation == "copy",
                 child=True,
                 pickled_initargs=self._unirun_opening.plan.start_method != "fork",
+                by_value=not self._unirun_opening.dropin,
                 broken=BrokenProcessPool,
             )
         )

@@ -24,7 +24,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
-from unirun import Run, RuntimeConfig
+from unirun import Run, RuntimeConfig, configure
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
@@ -32,6 +32,7 @@ from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.terms import Terms
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
 pytestmark = [FORKING, pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix")]
 ROOT = Path(__file__).parents[2]
@@ -474,11 +475,27 @@ def test_a_closure_travels_by_cloudpickle(method: str) -> None:
         assert pool.submit(lambda number: number + offset, 3).result(PATIENCE) == 10
 
 
+@pytest.mark.parametrize("rung", ["threads", "inline"])
+def test_a_closure_is_copied_on_lower_rungs_as_it_would_travel(rung: str) -> None:
+    """In place of the pool over pipes; in place of the stdlib's, which cannot send it, it fails as it does there."""
+    if by_value() is None:
+        pytest.skip("cloudpickle cannot be imported here")
+    offset = [7]
+    config = RuntimeConfig(ladder=(rung,), downgrade="silent")
+    with Run(flavor="processes", config=config) as executor:
+        assert executor.submit(lambda: offset.__iadd__([8])).result(PATIENCE) == [7, 8]
+        assert list(executor.map(lambda number: number + offset[0], [1, 2])) == [8, 9]
+    assert offset == [7]
+    configure(config)
+    with ProcessPoolExecutor(1) as pool, pytest.raises((AttributeError, pickle.PicklingError)):
+        pool.submit(lambda: offset).result(PATIENCE)
+
+
 INTERACTIVE = """
 import os, sys, warnings
 if sys.argv[1] == "plain":
     sys.modules["cloudpickle"] = None
-from unirun import Run, RuntimeConfig
+from unirun import Run, RuntimeConfig, configure
 def here(parent):
     return os.getpid() == parent
 with warnings.catch_warnings(record=True) as caught:

@@ -5,7 +5,8 @@ pool whose initializer failed is broken. All of it holds here too, over any exec
 
 Guarantees:
     Arguments are pickled at the call, together, by the pickler that process pools use; what a task gets and what its
-    caller gets back are copies, and what cannot be pickled fails with the same error, on the future.
+    caller gets back are copies, and what cannot be pickled fails with the same error, on the future. Where the pool
+    over pipes would have been first, what it sends by value is copied so here.
     The initializer runs once for the pool, before its first task, and no other task runs meanwhile.
 
 Does not promise:
@@ -41,6 +42,7 @@ class Semantics(Value):
         copy: Arguments and results are copied by pickling.
         child: The initializer was meant for a child process: it must not change this one's signal handlers.
         pickled_initargs: The initializer's arguments would have been pickled too (start methods other than fork).
+        by_value: What cannot be pickled by name may be by value, if that is installed: workers would have got it so.
         broken: The error of a pool whose initializer failed.
         initializer: The user's initializer, or ``None``.
         initargs: Its arguments.
@@ -49,6 +51,7 @@ class Semantics(Value):
     copy: bool
     child: bool
     pickled_initargs: bool
+    by_value: bool
     broken: type[BrokenExecutor]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
@@ -67,7 +70,8 @@ class Lowered(Executor):
         if not state.semantics.copy:
             return self._inner.submit(state.run_shared, fn, args, kwargs)
         try:
-            payload: bytes | BaseException = dumps((fn, args, kwargs))
+            call = fn, args, kwargs
+            payload: bytes | BaseException = _dumps_by_value(call) if state.semantics.by_value else dumps(call)
         except Exception as error:
             error.__cause__ = RemoteTraceback("".join(traceback.format_exception(error)))
             payload = error.with_traceback(None)
@@ -201,6 +205,23 @@ def dumps(value: object) -> bytes:
         return pickle.dumps(value)
     # A copy: the view into a BytesIO that it returns crashes Python 3.12 when both are collected in one cycle.
     return bytes(ForkingPickler.dumps(value))
+
+
+def _dumps_by_value(call: tuple[Any, ...]) -> bytes:
+    import io
+    import pickle
+
+    try:
+        return dumps(call)
+    except (pickle.PicklingError, AttributeError, TypeError):  # how pickle says that it cannot
+        from unirun.backends.pipes.by_value import by_value
+
+        pickler = by_value()
+        if pickler is None:
+            raise
+        file = io.BytesIO()
+        pickler(file, 5).dump(call)
+        return file.getvalue()
 
 
 def loads(pickled: bytes) -> Any:
