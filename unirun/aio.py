@@ -33,9 +33,10 @@ def to_process(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coro
     Raises:
         BrokenProcessPool: A worker ended abruptly.
         DowngradeError: No rung can serve, or downgrades are errors.
+        TypeError: ``fn`` is no function; at the call.
         Exception: Whatever ``fn`` raises.
     """
-    return _result("processes", "to_process", caller(), partial(fn, *args, **kwargs))
+    return _result("processes", "to_process", caller(), _task("to_process", fn, args, kwargs))
 
 
 def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
@@ -54,9 +55,16 @@ def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Corou
 
     Raises:
         DowngradeError: No rung can serve, or downgrades are errors.
+        TypeError: ``fn`` is no function; at the call.
         Exception: Whatever ``fn`` raises.
     """
-    return _in_context("to_thread", caller(), partial(fn, *args, **kwargs))
+    return _in_context("to_thread", caller(), _task("to_thread", fn, args, kwargs))
+
+
+def _task(origin: str, fn: Callable[..., T], args: Any, kwargs: Any) -> Callable[[], T]:
+    if not callable(fn):
+        raise TypeError(f"{origin}() takes a function first, not {fn!r}")
+    return partial(fn, *args, **kwargs)
 
 
 async def _in_context(origin: str, site: Site | None, task: Callable[[], T]) -> T:

@@ -32,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return runner.run(words[1:])
     import argparse
 
+    from unirun import __version__
+
     parser = argparse.ArgumentParser(
         prog="python -m unirun", description="Runs tasks in the best way that this host allows, and says which that is."
     )
+    parser.add_argument("--version", action="version", version=f"unirun {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     # Each command is added by a function of its own, which sets `command`: from the arguments to an exit status.
     _add_doctor(commands)
@@ -140,7 +143,8 @@ def conclusion(report: Report) -> list[str]:
     if processes.backend in PROCESSES and why is not None and why.backend == "processes":
         said = [f"The stdlib's process pools cannot start here: {cause(why)}.", f"{run}, which are real processes."]
     elif processes.backend in PROCESSES:
-        works = "Process pools work here." if processes.settled else "Nothing is known to stop process pools here."
+        untried = "Nothing is known to stop process pools here; nothing was tried."
+        works = "Process pools work here." if processes.settled else untried
         said = [works, f"{run}."]
     elif why is not None:
         by = f" by {_method(report)}" if _other_methods(report) else ""

@@ -16,6 +16,7 @@ from unirun.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Final, Literal
 
     Flavor = Literal["auto", "processes", "threads", "interpreters", "none"]
@@ -35,6 +36,7 @@ __all__ = [
 FLAVORS: Final = ("auto", "processes", "threads", "interpreters", "none")
 #: The backends of this version. `interpreters` will join them.
 BACKENDS: Final = ("processes", "pipes", "threads", "inline")
+_RUNGS: Final = "one or more of " + ", ".join(map(repr, BACKENDS)) + ", each once, best first"
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
 _TRUE: Final = ("1", "true", "yes", "on")
@@ -60,7 +62,7 @@ class RuntimeConfig(Value):
         ladder: Backends to try instead of the flavor's own, best first. Environment: ``UNIRUN_LADDER``, separated
             by commas.
         trace: Where each decision is written: ``"stderr"`` (one readable line) or the path of a file to which JSON
-            lines are appended. Environment: ``UNIRUN_TRACE``.
+            lines are appended; kept as a string. Environment: ``UNIRUN_TRACE``.
         isolation: ``"copy"`` (default): where a request for processes ends in threads or inline, arguments and results
             are copied by pickling, as processes would. ``"share"``: they are passed as they are.
         on_crash: What a task that ends its worker costs in the ``pipes`` backend. ``"replace"`` (default): itself; it
@@ -110,8 +112,8 @@ class RuntimeConfig(Value):
         if self.ladder is not None:
             # A list is what people write; a frozen value holds a tuple.
             object.__setattr__(self, "ladder", check_ladder("ladder", self.ladder))
-        if self.trace is not None and (not isinstance(self.trace, str) or not self.trace):
-            raise ConfigError("trace", self.trace, 'use "stderr" or the path of a file')
+        if self.trace is not None:
+            object.__setattr__(self, "trace", check_trace("trace", self.trace))
 
 
 def check_pairs(first: bool | None, second: bool | None, first_name: str, second_name: str) -> None:
@@ -142,13 +144,24 @@ def check_seconds(name: str, value: object) -> None:
 
 def check_ladder(name: str, value: object) -> tuple[str, ...]:
     """Return ``value`` as a tuple of backend names, or raise ``ConfigError``."""
-    accepted = "use one or more of " + ", ".join(BACKENDS) + ", each once, best first"
-    if isinstance(value, str) or not isinstance(value, (tuple, list)):
-        raise ConfigError(name, value, accepted)
-    rungs = tuple(value)
-    if not rungs or len(set(rungs)) != len(rungs) or any(rung not in BACKENDS for rung in rungs):
-        raise ConfigError(name, value, accepted)
-    return rungs
+    if not isinstance(value, (tuple, list)) or not _is_ladder(value):
+        raise ConfigError(name, value, f"use a tuple of {_RUNGS}")
+    return tuple(value)
+
+
+def _is_ladder(rungs: Sequence[object]) -> bool:
+    return bool(rungs) and all(rung in BACKENDS and rungs.count(rung) == 1 for rung in rungs)
+
+
+def check_trace(name: str, value: object) -> str:
+    """Return ``value`` as a string if it says where decisions can be written, else raise ``ConfigError``.
+
+    Somebody who sets a switch, or another stream, wants no file of that name.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or path.lower() in ("", "stdout", *_TRUE, *_FALSE):
+        raise ConfigError(name, value, 'use "stderr" or the path of a file')
+    return "stderr" if path.lower() == "stderr" else path
 
 
 _DEFAULTS: Final = RuntimeConfig(
@@ -226,9 +239,13 @@ def compat_mode() -> CompatMode:
     Raises:
         ConfigError: The variable has another value.
     """
-    value = os.environ.get("UNIRUN_COMPAT_MODE", "").strip().lower() or "managed"
-    check_choice("UNIRUN_COMPAT_MODE", value, ("managed", "passthrough"))
-    return value  # type: ignore[return-value]
+    text = os.environ.get("UNIRUN_COMPAT_MODE", "").strip()
+    match text.lower():
+        case "" | "managed":
+            return "managed"
+        case "passthrough":
+            return "passthrough"
+    raise ConfigError("UNIRUN_COMPAT_MODE", text, "use 'managed', 'passthrough'")
 
 
 def autopatch_enabled() -> bool:
@@ -290,18 +307,22 @@ def _environment() -> RuntimeConfig:
         text = os.environ.get(variable, "").strip()
         if not text:
             continue
+        word = text.lower()
         if field == "max_workers":
             found[field] = check_workers(variable, int(text) if text.isdecimal() else text)
         elif field == "ladder":
-            found[field] = check_ladder(variable, tuple(rung.strip() for rung in text.split(",")))
+            rungs = tuple(rung for each in word.split(",") if (rung := each.strip()))
+            if not _is_ladder(rungs):
+                raise ConfigError(variable, text, f"use {_RUNGS}, separated by commas")
+            found[field] = rungs
         elif field == "start_method":
-            check_choice(variable, text, START_METHODS)
-            found[field] = text
+            check_choice(variable, word, START_METHODS)
+            found[field] = word
         elif field == "downgrade":
-            check_choice(variable, text, ("warn", "silent", "error"))
-            found[field] = text
+            check_choice(variable, word, ("warn", "silent", "error"))
+            found[field] = word
         elif field == "trace":
-            found[field] = text
+            found[field] = check_trace(variable, text)
         else:
             found[field] = _flag(variable)
     return RuntimeConfig(**found)
@@ -331,8 +352,13 @@ def _warn_unknown(names: list[str]) -> None:
         _suggested.add(name)
         import difflib  # only where there is something to say
 
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        field = name.removeprefix("UNIRUN_").lower()
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        advice = ""
+        if field in _NOTHING.as_dict():
+            advice = f"; {field} has none, set RuntimeConfig({field}=...) or configure({field}=...)"
+        elif near:
+            advice = f"; did you mean {near[0]}?"
         site = caller()
         if site is not None:
-            message = f"the environment variable {name} means nothing to unirun; did you mean {near}?"
-            site.warn(RuntimeWarning(message))
+            site.warn(RuntimeWarning(f"the environment variable {name} means nothing to unirun{advice}"))

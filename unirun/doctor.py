@@ -129,6 +129,7 @@ def examine(*, start: bool) -> Report:
         warnings.simplefilter("always")
         config, managed = settings.resolve(), settings.compat_mode() == "managed"
         settings.autopatch_enabled()  # a bad value is to be reported with the others
+        settings.autopatch_exclude()
     facts, notes = host.probe(), tuple(str(each.message) for each in heard)
     requests = {flavor: Request(flavor=flavor, origin="Run") for flavor in FLAVORS}
     if managed:

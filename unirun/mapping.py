@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, TypeGuard
+from operator import index
+from typing import Any
 
 from unirun import leases
 from unirun.caller import caller
@@ -11,6 +12,7 @@ from unirun.host import usable_cpus
 from unirun.maps.batches import Batches
 from unirun.maps.executor import BatchingExecutor
 from unirun.maps.pulling import Pulling
+from unirun.pools import is_executor
 
 __all__ = ["map", "submit"]
 
@@ -47,16 +49,21 @@ def map(
         RuntimeError: From the iterator: the executor was shut down before the iterables were read to their end. Those
             that have a length are read at its shutdown.
         Exception: From the iterator: whatever the function raised, in the place of its result; or an iterable.
-        TypeError: ``executor`` is neither an executor nor a function, there is no iterable, or ``buffersize`` is no
-            whole number.
-        ValueError: ``chunksize`` or ``buffersize`` is less than 1.
+        TypeError: ``executor`` is neither an executor nor a function, there is no iterable, ``chunksize`` or
+            ``buffersize`` is no whole number, or ``timeout`` no number.
+        ValueError: ``chunksize`` or ``buffersize`` is less than 1, or ``timeout`` is not a number (NaN).
     """
-    given = _is_executor(executor)
-    fn, *iterables = arguments if given else (executor, *arguments)
-    if not given and not callable(executor):
-        raise TypeError(f"map() takes an executor or a function first, not {executor!r}")
-    if not iterables or not callable(fn):
-        raise TypeError("map() takes an executor, a function and at least one iterable, the executor being optional")
+    given = is_executor(executor)
+    fn, *iterables = arguments if given and arguments else (executor, *arguments)
+    _check_order("map", executor, fn, arguments)
+    if not iterables:
+        raise TypeError("map() takes an optional executor, a function and at least one iterable; there is no iterable")
+    try:
+        chunksize = index(chunksize)
+    except TypeError:
+        raise TypeError(f"chunksize must be a whole number of items, not {chunksize!r}") from None
+    if timeout is not None:
+        _check_seconds(timeout)
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None and not isinstance(buffersize, int):
@@ -110,16 +117,24 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
         The future of the call.
 
     Raises:
-        TypeError: ``executor`` is neither an executor nor a function.
+        TypeError: ``executor`` is neither an executor nor a function, or no function comes after it.
         DowngradeError: No rung can serve, or downgrades are errors.
     """
-    if _is_executor(executor):
-        if not arguments or not callable(arguments[0]):
-            raise TypeError(f"submit() takes a function after the executor, not {arguments[:1]!r}")
+    if is_executor(executor):
+        _check_order("submit", executor, arguments[0] if arguments else executor, arguments)
         return executor.submit(*arguments, **kwargs)
-    if not callable(executor):
-        raise TypeError(f"submit() takes an executor or a function first, not {executor!r}")
-    return leases.submit("auto", "submit", caller(), executor, *arguments, **kwargs)
+    fn: Any = executor
+    _check_order("submit", fn, fn, arguments)
+    return leases.submit("auto", "submit", caller(), fn, *arguments, **kwargs)
+
+
+def _check_seconds(timeout: Any) -> None:
+    try:
+        valid = timeout + 0.0 == timeout  # not so for NaN, which no time is later than
+    except TypeError:
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}") from None
+    if not valid:
+        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
 
 
 def _was_reset(before: int) -> bool:
@@ -132,6 +147,14 @@ def _workers(pool: Any) -> int:
     return count if isinstance(count, int) and count > 0 else usable_cpus()
 
 
-def _is_executor(value: object) -> TypeGuard[Executor]:
-    """Tell an executor, by what it can do: dask's and others derive from nothing of ours."""
-    return hasattr(value, "submit") and hasattr(value, "shutdown")
+def _check_order(name: str, first: object, fn: object, arguments: tuple[object, ...]) -> None:
+    """Raise ``TypeError`` unless there is a function ``fn`` where ``first`` and ``arguments`` were given."""
+    if isinstance(first, type) and hasattr(first, "submit") and hasattr(first, "shutdown"):
+        raise TypeError(f"{name}() takes an executor first, not its class; make one: {first.__qualname__}()")
+    if is_executor(fn):
+        raise TypeError(f"{name}() takes a function after the executor; there is none")
+    if not callable(fn):
+        where = "first, or an executor" if fn is first else "after the executor"
+        raise TypeError(f"{name}() takes a function {where}, not {fn!r}")
+    if arguments and is_executor(arguments[0]) and name == "map":
+        raise TypeError(f"map() takes the executor first, before the function: map({arguments[0]!r}, {first!r}, ...)")

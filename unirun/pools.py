@@ -1,19 +1,31 @@
 """Pools for the explicit API: which of the managed executors serves a request."""
 
+from __future__ import annotations
+
 # First what the hook waits for, as a program under the hook does: of two threads that begin with different ones, one
 # would get the stdlib's class.
 import concurrent.futures.thread  # noqa: F401
+from concurrent.futures import Executor
 
 from unirun.managed import ManagedExecutor
 from unirun.opening import Opening, PoolSpec
 from unirun.process import ProcessPoolExecutor
 from unirun.thread import ThreadPoolExecutor
 
-__all__ = ["InlineExecutor", "open_pool"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+__all__ = ["InlineExecutor", "is_executor", "open_pool"]
 
 
-class InlineExecutor(ManagedExecutor):
+class InlineExecutor(ManagedExecutor, Executor):
     """An executor that runs each task in the calling thread, at the call: ``flavor="none"``."""
+
+
+def is_executor(value: object) -> TypeGuard[Executor]:
+    """Tell an executor, by what it can do: dask's and others derive from nothing of ours. Its class is none."""
+    return hasattr(value, "submit") and hasattr(value, "shutdown") and not isinstance(value, type)
 
 
 def open_pool(opening: Opening, spec: PoolSpec | None = None) -> ManagedExecutor:

@@ -14,11 +14,12 @@ from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.ready import nothing
 from unirun.caller import Site, caller
 from unirun.config import RuntimeConfig
+from unirun.errors import ConfigError
 from unirun.ladder import Request
-from unirun.managed import starts_slowly
+from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import off_loop, patiently
 from unirun.opening import Opening, PoolSpec
-from unirun.pools import open_pool
+from unirun.pools import is_executor, open_pool
 from unirun.trace import DecisionTrace, Listener
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Run:
         max_workers: The number of workers, at least 1. Default: the CPUs that this process may really use.
         name: A name for the traces.
         executor: An executor of the caller's own to run on. It is not shut down at the end; the scope waits for
-            what was submitted through it.
+            what was submitted through it. It has its own workers: ``flavor`` and ``max_workers`` are only recorded.
         trace: ``True`` writes the decision to standard error, in one line; a callable gets the ``DecisionTrace``.
 
     Raises:
@@ -61,12 +62,13 @@ class Run:
         executor: Executor | None = None,
         trace: bool | Listener | None = None,
     ) -> None:
-        settings.check_choice("flavor", flavor, settings.FLAVORS)
+        if flavor not in settings.FLAVORS:
+            raise ConfigError("flavor", flavor, "use " + ", ".join(map(repr, settings.FLAVORS)))
         if max_workers is not None:
             settings.check_workers("max_workers", max_workers)
         if config is not None and not isinstance(config, RuntimeConfig):
             raise TypeError(f"config must be a RuntimeConfig, not {config!r}")
-        if executor is not None and not (hasattr(executor, "submit") and hasattr(executor, "shutdown")):
+        if executor is not None and not is_executor(executor):
             raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
         if trace is not None and not isinstance(trace, bool) and not callable(trace):
             raise TypeError(f"trace must be True, False or a callable, not {trace!r}")
@@ -84,7 +86,7 @@ class Run:
         """The newest decision of this scope; ``None`` before it is entered."""
         return self._open.decision if self._open is not None else self._decided
 
-    def __enter__(self) -> Executor:
+    def __enter__(self) -> ManagedExecutor | Borrowed:
         return self._enter(caller())
 
     def __exit__(
@@ -94,7 +96,7 @@ class Run:
         executor.__exit__(kind, error, traceback)
         self._decided = executor.decision
 
-    async def __aenter__(self) -> Executor:
+    async def __aenter__(self) -> ManagedExecutor | Borrowed:
         executor = self._enter(caller())
         if starts_slowly(executor):
             # Submits in the block are plain calls: the wait for the first worker is done here, beside the loop.
@@ -112,7 +114,7 @@ class Run:
         await patiently(off_loop(executor.shutdown))
         self._decided = executor.decision
 
-    def _enter(self, site: Site | None) -> Executor:
+    def _enter(self, site: Site | None) -> ManagedExecutor | Borrowed:
         if self._open is not None:
             raise RuntimeError("this Run is already open; make another one to nest")
         config = settings.resolve(self._config, max_workers=self._max_workers)

@@ -146,8 +146,10 @@ class Value(metaclass=ValueType):
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
-    def __init__(self, /, **fields: Any) -> None:
+    def __init__(self, /, *positional: Any, **fields: Any) -> None:
         kind = type(self)
+        if positional:
+            raise TypeError(f"{kind.__qualname__} takes its fields by keyword, not {positional[0]!r}")
         values = {**kind._defaults, **fields}
         if values.keys() != kind._annotations.keys():
             raise _mismatch(kind, values)
@@ -206,7 +208,8 @@ def _mismatch(kind: ValueType, given: Mapping[str, Any]) -> TypeError:
     constructor = f"{kind.__qualname__}.__init__()"
     for name in given:
         if name not in kind._annotations:
-            return TypeError(f"{constructor} got an unexpected keyword argument {name!r}")
+            fields = ", ".join(kind._annotations)
+            return TypeError(f"{constructor} got an unexpected keyword argument {name!r}; its fields are {fields}")
     missing = [repr(name) for name in kind._annotations if name not in given]
     arguments = "argument" if len(missing) == 1 else "arguments"
     return TypeError(f"{constructor} missing {len(missing)} required keyword-only {arguments}: {', '.join(missing)}")

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,14 @@ VARIABLES: list[tuple[str, str, str, Any]] = [
     ("UNIRUN_FORCE_THREADS", "YES", "force_threads", True),
     ("UNIRUN_MAX_WORKERS", "7", "max_workers", 7),
     ("UNIRUN_START_METHOD", "spawn", "start_method", "spawn"),
+    ("UNIRUN_START_METHOD", "Spawn", "start_method", "spawn"),
     ("UNIRUN_DOWNGRADE", "error", "downgrade", "error"),
+    ("UNIRUN_DOWNGRADE", "ERROR", "downgrade", "error"),
     ("UNIRUN_LADDER", "threads, inline", "ladder", ("threads", "inline")),
+    ("UNIRUN_LADDER", "Threads,", "ladder", ("threads",)),
     ("UNIRUN_TRACE", "stderr", "trace", "stderr"),
+    ("UNIRUN_TRACE", "STDERR", "trace", "stderr"),
+    ("UNIRUN_TRACE", "Trace.jsonl", "trace", "Trace.jsonl"),
     ("UNIRUN_REUSE", "yes", "reuse", True),
 ]
 
@@ -48,9 +54,12 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch, variable: s
         ("UNIRUN_MAX_WORKERS", "many", "at least 1"),
         ("UNIRUN_START_METHOD", "clone", "'fork', 'spawn', 'forkserver'"),
         ("UNIRUN_DOWNGRADE", "loud", "'warn', 'silent', 'error'"),
-        ("UNIRUN_LADDER", "threads,rockets", "processes, pipes, threads, inline"),
+        ("UNIRUN_LADDER", "threads,rockets", "'processes', 'pipes', 'threads', 'inline'"),
         ("UNIRUN_LADDER", "threads,threads", "each once"),
         ("UNIRUN_LADDER", ",", "one or more"),
+        ("UNIRUN_TRACE", "1", '"stderr" or the path'),
+        ("UNIRUN_TRACE", "True", '"stderr" or the path'),
+        ("UNIRUN_TRACE", "stdout", '"stderr" or the path'),
     ],
 )
 def test_a_bad_variable_names_itself_its_value_and_the_remedy(
@@ -70,8 +79,8 @@ def test_the_compat_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compat_mode() == "managed"
     monkeypatch.setenv("UNIRUN_COMPAT_MODE", "passthrough")
     assert compat_mode() == "passthrough"
-    monkeypatch.setenv("UNIRUN_COMPAT_MODE", "sometimes")
-    with pytest.raises(ConfigError, match=r"UNIRUN_COMPAT_MODE='sometimes' .*'managed', 'passthrough'"):
+    monkeypatch.setenv("UNIRUN_COMPAT_MODE", "Sometimes")
+    with pytest.raises(ConfigError, match=r"UNIRUN_COMPAT_MODE='Sometimes' .*'managed', 'passthrough'"):
         compat_mode()
 
 
@@ -92,6 +101,9 @@ def test_the_compat_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ladder": ("pipe",)}, "ladder"),
         ({"trace": ""}, "trace"),
         ({"trace": True}, "trace"),
+        ({"trace": "1"}, "trace"),
+        ({"trace": b"trace.jsonl"}, "trace"),
+        ({"ladder": [[]]}, "ladder"),
     ],
 )
 def test_a_bad_field_is_refused_by_name(fields: dict[str, Any], name: str) -> None:
@@ -100,6 +112,15 @@ def test_a_bad_field_is_refused_by_name(fields: dict[str, Any], name: str) -> No
     assert caught.value.name == name
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (type(copy), str(copy), copy.value) == (ConfigError, str(caught.value), caught.value.value)
+
+
+def test_what_a_configuration_is_made_of() -> None:
+    assert RuntimeConfig(ladder=["threads"]).ladder == ("threads",)  # type: ignore[arg-type]
+    assert RuntimeConfig(trace=Path("trace.jsonl")).trace == "trace.jsonl"  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^RuntimeConfig takes its fields by keyword, not 2$"):
+        RuntimeConfig(2)  # type: ignore[call-arg, arg-type]
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'workers'; its fields are .*max_workers"):
+        configure(workers=2)
 
 
 def test_both_force_variables_at_once_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +140,7 @@ def test_precedence_argument_config_configured_environment_default(monkeypatch: 
     assert resolve(given).max_workers == 4
     assert resolve(given, max_workers=5).max_workers == 5
     with Run(flavor="threads", config=given, max_workers=5) as executor:
-        assert executor.decision.workers == 5  # type: ignore[attr-defined]
+        assert executor.decision.workers == 5
 
 
 def test_a_pair_is_one_setting(monkeypatch: pytest.MonkeyPatch) -> None:

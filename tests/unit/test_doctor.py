@@ -102,7 +102,7 @@ def test_help_imports_no_pool() -> None:
 def test_a_healthy_host_in_words() -> None:
     done = run("doctor")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Nothing is known to stop process pools here. Requests for processes run in pipes by")
+    assert done.stdout.startswith("Nothing is known to stop process pools here; nothing was tried. Requests for")
     for words in (*FLAVORS, "ThreadPoolExecutor (compat)", "doctor --try", "all defaults: no UNIRUN_* variable"):
         assert words in done.stdout
 
@@ -170,6 +170,7 @@ def test_without_try_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None
         ("UNIRUN_LADDER", "rockets"),
         ("UNIRUN_COMPAT_MODE", "off"),
         ("UNIRUN_AUTOPATCH", "perhaps"),
+        ("UNIRUN_AUTOPATCH_EXCLUDE", "a;b"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--json"], ["--try"]])
@@ -180,10 +181,18 @@ def test_a_bad_variable_is_one_line_and_status_2(name: str, value: str, more: li
     assert done.stderr.count("\n") == 1
 
 
+def test_the_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"unirun {unirun.__version__}\n", "")
+
+
 def test_a_variable_that_means_nothing_is_noted() -> None:
     done = run("doctor", UNIRUN_DOWNGRAD="error")
     assert (done.returncode, done.stderr) == (0, "")
     assert "UNIRUN_DOWNGRAD means nothing to unirun; did you mean UNIRUN_DOWNGRADE?" in done.stdout
+    done = run("doctor", UNIRUN_TASK_TIMEOUT="3", UNIRUN_DEBUG="1")
+    assert "UNIRUN_DEBUG means nothing to unirun\n" in done.stdout
+    assert "UNIRUN_TASK_TIMEOUT means nothing to unirun; task_timeout has none, set RuntimeConfig(" in done.stdout
 
 
 def test_a_ladder_of_the_users_own_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import subprocess
@@ -22,6 +23,7 @@ from unirun import Run, RuntimeConfig, configure, leases
 from unirun.compat.concurrent import futures as compat
 
 pytestmark = FORKING
+POOL = ThreadPoolExecutor(1)  # which nobody uses
 
 
 def square(number: int) -> int:
@@ -111,6 +113,10 @@ def test_the_cached_pool_sends_batches() -> None:
     ("options", "error", "message"),
     [
         ({"chunksize": 0}, ValueError, "chunksize must be >= 1"),
+        ({"chunksize": "4"}, TypeError, "chunksize must be a whole number of items, not '4'"),
+        ({"chunksize": 1.5}, TypeError, "chunksize must be a whole number of items, not 1.5"),
+        ({"timeout": "4"}, TypeError, "timeout must be a number of seconds or None, not '4'"),
+        ({"timeout": math.nan}, ValueError, "timeout must be a number of seconds or None, not nan"),
         ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
         ({"buffersize": -1}, ValueError, "buffersize must be None or > 0"),
         ({"buffersize": 1.5}, TypeError, "buffersize must be an integer or None"),
@@ -123,6 +129,30 @@ def test_bad_sizes(options: Any, error: type[Exception], message: str) -> None:
     with Run(flavor="none") as executor, pytest.raises(error, match=message):
         unirun.map(executor, square, source, **options)
     assert source.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("map", [POOL], "takes a function after the executor; there is none"),
+        ("map", [POOL, None, [1]], "takes a function after the executor, not None"),
+        ("map", [POOL, [1]], r"takes a function after the executor, not \[1\]"),
+        ("map", [POOL, abs], "there is no iterable"),
+        ("map", [abs], "there is no iterable"),
+        ("map", [5, [1]], "takes a function first, or an executor, not 5"),
+        ("map", [abs, POOL, [1]], "takes the executor first, before the function"),
+        ("map", [ThreadPoolExecutor, abs, [1]], r"not its class; make one: ThreadPoolExecutor\(\)"),
+        ("submit", [POOL], "takes a function after the executor; there is none"),
+        ("submit", [POOL, 5], "takes a function after the executor, not 5"),
+        ("submit", [5], "takes a function first, or an executor, not 5"),
+        ("submit", [ThreadPoolExecutor, abs, 1], r"not its class; make one: ThreadPoolExecutor\(\)"),
+        ("to_process", [5], "takes a function first, not 5"),
+        ("to_thread", [5], "takes a function first, not 5"),
+    ],
+)
+def test_what_is_missing_or_in_the_wrong_place_is_named(name: str, arguments: list[Any], message: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\(\) .*{message}"):
+        getattr(unirun, name)(*arguments)
 
 
 def test_results_of_a_list_are_there_after_the_scope() -> None:

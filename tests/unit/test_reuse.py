@@ -227,7 +227,7 @@ def test_whoever_has_left_cannot_reach_the_pool() -> None:
     """Neither its workers nor its queue: they are another scope's."""
     with scope() as executor:
         first = executor.submit(pid).result(PATIENCE)
-        table: Any = executor._processes  # type: ignore[attr-defined]
+        table: Any = executor._processes  # type: ignore[union-attr]
         assert list(table) == [first]
     with scope() as later:
         tasks = [later.submit(nap, 0.01) for _ in range(20)]
@@ -266,7 +266,7 @@ def test_the_pool_forgets_how_long_tasks_took() -> None:
     """Many at once were right for the tiny ones of the scope before, and are not for these."""
     with scope() as executor:
         executor.submit(nap, 0).result(PATIENCE)
-        kept = executor._unirun_lower._pool._manager.dispatch  # type: ignore[attr-defined]
+        kept = executor._unirun_lower._pool._manager.dispatch  # type: ignore[union-attr]
         # A task that a loaded machine held up counts as a long one, until some twenty short ones have come after it.
         end = time.monotonic() + PATIENCE
         while kept.pace.ahead <= 2:

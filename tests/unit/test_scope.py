@@ -38,7 +38,7 @@ def test_the_decision_is_on_the_scope_the_executor_and_the_module() -> None:
     scope = Run(flavor="threads", max_workers=1, name="n")
     assert scope.trace is None
     with scope as executor:
-        assert scope.trace == executor.decision  # type: ignore[attr-defined]
+        assert scope.trace == executor.decision
         executor.submit(square, 2)
         assert scope.trace == last_decision()
     assert scope.trace == last_decision()
@@ -77,7 +77,7 @@ def test_an_executor_of_ones_own_stays_open() -> None:
     with ThreadPoolExecutor(1) as own:
         with Run(executor=own, name="mine") as executor:
             future = executor.submit(nap, 0.1)
-            assert executor.decision.backend == "ThreadPoolExecutor"  # type: ignore[attr-defined]
+            assert executor.decision.backend == "ThreadPoolExecutor"
         assert future.done()
         with pytest.raises(RuntimeError, match="after shutdown"):
             executor.submit(square, 1)
@@ -92,6 +92,8 @@ def test_an_executor_of_ones_own_stays_open() -> None:
         ({"max_workers": "4"}, ConfigError, "max_workers='4'"),
         ({"config": {"max_workers": 2}}, TypeError, "RuntimeConfig"),
         ({"executor": 4}, TypeError, "executor must be"),
+        ({"executor": ThreadPoolExecutor}, TypeError, "executor must be"),
+        ({"flavor": None}, ConfigError, "flavor=None"),
         ({"trace": "stderr"}, TypeError, "trace must be"),
     ],
 )

@@ -113,7 +113,7 @@ def test_constructor_arguments_that_do_not_fit(arguments: dict[str, int], messag
         Point(**arguments)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="2 required keyword-only arguments: 'corners', 'named'"):
         Box(tags=[])  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="positional argument"):
+    with pytest.raises(TypeError, match="Point takes its fields by keyword, not 1"):
         Point(1)  # type: ignore[call-arg]
 
 
