@@ -116,9 +116,9 @@ class GuardedProcessPool(_Base):
         """
         from unirun.backends.repairs import (
             ensure_tracker,
-            forks,
             from_system_limits,
             lock_wakeup,
+            starts_by_fork,
             without_system_limits,
             workers_find_us,
         )
@@ -130,7 +130,7 @@ class GuardedProcessPool(_Base):
 
         first = initializer
         try:
-            if not forks(mp_context, max_tasks_per_child):
+            if not starts_by_fork(mp_context, max_tasks_per_child):
                 ensure_tracker()
                 self._unirun_unguarded = not workers_find_us()
             if not self._unirun_unguarded:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "close_leaked_pipes",
     "ensure_tracker",
-    "forks",
     "from_system_limits",
     "is_stray",
     "kill",
     "lock_wakeup",
+    "starts_by_fork",
     "without_system_limits",
     "workers_find_us",
 ]
@@ -46,7 +46,7 @@ def kill(worker: Any) -> None:
             pass  # it was dead
 
 
-def forks(mp_context: Any, max_tasks_per_child: int | None) -> bool:
+def starts_by_fork(mp_context: Any, max_tasks_per_child: int | None) -> bool:
     """Tell whether the workers of a pool that is made with these arguments are forked."""
     import multiprocessing
 
