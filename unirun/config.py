@@ -355,7 +355,9 @@ def _warn_unknown(names: list[str]) -> None:
         field = name.removeprefix("UNIRUN_").lower()
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         advice = ""
-        if field in _NOTHING.as_dict():
+        if name.upper() in known:
+            advice = f"; did you mean {name.upper()}?"
+        elif field in _NOTHING.as_dict():
             advice = f"; {field} has none, set RuntimeConfig({field}=...) or configure({field}=...)"
         elif near:
             advice = f"; did you mean {near[0]}?"

@@ -130,10 +130,10 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
 
 def _check_seconds(timeout: Any) -> None:
     try:
-        valid = timeout + 0.0 == timeout  # not so for NaN, which no time is later than
+        moment = timeout + 0.0
     except TypeError:
         raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}") from None
-    if not valid:
+    if moment != moment:  # NaN, which no time is later than
         raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
 
 
@@ -151,10 +151,14 @@ def _check_order(name: str, first: object, fn: object, arguments: tuple[object, 
     """Raise ``TypeError`` unless there is a function ``fn`` where ``first`` and ``arguments`` were given."""
     if isinstance(first, type) and hasattr(first, "submit") and hasattr(first, "shutdown"):
         raise TypeError(f"{name}() takes an executor first, not its class; make one: {first.__qualname__}()")
-    if is_executor(fn):
+    if is_executor(fn) and (fn is first or not callable(fn)):  # a callable may have these methods, too
         raise TypeError(f"{name}() takes a function after the executor; there is none")
     if not callable(fn):
         where = "first, or an executor" if fn is first else "after the executor"
         raise TypeError(f"{name}() takes a function {where}, not {fn!r}")
-    if arguments and is_executor(arguments[0]) and name == "map":
+    if name == "map" and fn is first and arguments and _is_no_iterable(arguments[0]):
         raise TypeError(f"map() takes the executor first, before the function: map({arguments[0]!r}, {first!r}, ...)")
+
+
+def _is_no_iterable(value: object) -> bool:
+    return is_executor(value) and not hasattr(value, "__iter__")

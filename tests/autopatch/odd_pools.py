@@ -111,6 +111,30 @@ def check_workers_that_do_not_find_unirun() -> None:
             assert list(pool.map(abs, [-1, -2])) == [1, 2]
 
 
+def check_finders_of_the_program_s() -> None:
+    """They are asked by the import system only; and what they do not find, workers may."""
+
+    class Strict:
+        def find_spec(self, name: str, path: Any, target: Any) -> None:
+            return None
+
+    class Blocking:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            if name.partition(".")[0] == "unirun":
+                raise ImportError(f"blocked {name}")
+
+    for name in NAMES:  # all that a pool needs is imported here
+        with getattr(concurrent.futures, name)(1) as pool:
+            assert pool.submit(abs, -3).result(60) == 3
+    finders: list[Any] = [Strict(), Blocking()]
+    for finder in finders:
+        sys.meta_path.insert(0, finder)
+        for method in METHODS:
+            with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+                assert pool.submit(os.getpid).result(60) != os.getpid()
+                assert multiprocessing.active_children()
+
+
 def check_a_pool_that_is_made_at_the_very_end() -> None:
     """The stdlib's classes can be called there, and say what they cannot do."""
 

@@ -190,7 +190,8 @@ def test_a_variable_that_means_nothing_is_noted() -> None:
     done = run("doctor", UNIRUN_DOWNGRAD="error")
     assert (done.returncode, done.stderr) == (0, "")
     assert "UNIRUN_DOWNGRAD means nothing to unirun; did you mean UNIRUN_DOWNGRADE?" in done.stdout
-    done = run("doctor", UNIRUN_TASK_TIMEOUT="3", UNIRUN_DEBUG="1")
+    done = run("doctor", UNIRUN_TASK_TIMEOUT="3", UNIRUN_DEBUG="1", UNIRUN_Max_Workers="2")
+    assert "UNIRUN_Max_Workers means nothing to unirun; did you mean UNIRUN_MAX_WORKERS?" in done.stdout
     assert "UNIRUN_DEBUG means nothing to unirun\n" in done.stdout
     assert "UNIRUN_TASK_TIMEOUT means nothing to unirun; task_timeout has none, set RuntimeConfig(" in done.stdout
 

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,19 @@ def test_bad_sizes(options: Any, error: type[Exception], message: str) -> None:
 def test_what_is_missing_or_in_the_wrong_place_is_named(name: str, arguments: list[Any], message: str) -> None:
     with pytest.raises(TypeError, match=rf"^{name}\(\) .*{message}"):
         getattr(unirun, name)(*arguments)
+
+
+def test_what_can_be_called_is_a_function_whatever_else_it_can_do() -> None:
+    class Job:
+        submit = shutdown = None
+
+        def __call__(self, number: int) -> int:
+            return -number
+
+    with ThreadPoolExecutor(1) as pool:
+        assert unirun.submit(pool, Job(), 3).result(60) == -3
+        seconds: Any = Fraction(600, 7)  # `float` to a type checker
+        assert list(unirun.map(pool, Job(), [1, 2], timeout=seconds)) == [-1, -2]
 
 
 def test_results_of_a_list_are_there_after_the_scope() -> None:

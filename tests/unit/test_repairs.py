@@ -1,10 +1,12 @@
 """What the stdlib's process pools get from us, at the moments at which the stdlib's own would fail, or ours."""
 
+import gc
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,24 @@ def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
     assert wakeup._writer.closed
     wakeup.wakeup()  # does nothing
     pool._unirun_release()
+
+
+def test_a_pool_is_not_collected_while_its_thread_is_woken() -> None:
+    """At its end it is woken with the pool's lock held, with which the thread may wait to close the pipe."""
+    pool: Any = construct("fork")
+    wakeup, watched = pool._executor_manager_thread_wakeup, weakref.ref(pool)
+    fill(wakeup._writer.fileno())
+    waker = threading.Thread(target=wakeup.wakeup, daemon=True)
+    waker.start()
+    time.sleep(0.1)  # it waits for room in the pipe
+    pool._unirun_ready.close()
+    del pool
+    gc.collect()
+    assert watched() is not None
+    os.read(wakeup._reader.fileno(), 1 << 16)
+    waker.join(10)
+    gc.collect()
+    assert watched() is None
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

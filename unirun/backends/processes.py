@@ -144,7 +144,7 @@ class GuardedProcessPool(_Base):
                 # Only the question how many semaphores there are is forbidden; they may well work.
                 with without_system_limits(stdlib):
                     construct()
-            lock_wakeup(self._executor_manager_thread_wakeup)
+            lock_wakeup(self, self._executor_manager_thread_wakeup)
         except Exception as error:
             self._unirun_release()
             raise self._unirun_refused_construction(error) from None
@@ -352,8 +352,10 @@ def refused_start(error: Exception, mp_context: Any) -> Refused:
 
     if isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
         # From Python 3.14 on the server imports the main module, and dies of what that raises.
-        words = f"what it wrote to standard error says why (it cannot fork here, {_USUALLY})"
-        return Refused("bootstrap", BrokenProcessPool(f"the fork server ended ({error!r}); {words}"))
+        why = f"it cannot fork here, {_USUALLY}" if sys.version_info >= (3, 14) else "it cannot fork here"
+        said = error.strerror if isinstance(error, OSError) else error
+        text = f"{said}; the fork server ended, and what it wrote to standard error says why ({why})"
+        error = OSError(error.errno, text) if isinstance(error, OSError) else EOFError(text)
     return Refused("start", error)
 
 

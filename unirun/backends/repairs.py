@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from contextlib import contextmanager
 from functools import cache
 
@@ -68,15 +69,16 @@ def ensure_tracker() -> None:
         raise Refused("start", error) from None
 
 
-def lock_wakeup(wakeup: Any) -> None:
+def lock_wakeup(pool: Any, wakeup: Any) -> None:
     """Have the exit of the interpreter wake a pool's thread only in the thread's process, and while its pipe is open.
 
     `_python_exit` wakes it without the pool's lock. Up to 3.13.0 it then writes to a closed descriptor, which may be
     another file's by now, when the pool ends at that moment. Later stdlibs have a lock for it, for which a forked child
     waits for ever at its exit, if another thread held it at the fork.
     """
-    # Guards the ends of the pipe. Reentrant: within it the collector may find an executor, whose end wakes, too.
+    # Guards the ends of the pipe. Reentrant: a signal handler may submit within it.
     wakeup._unirun_lock = threading.RLock()
+    wakeup._unirun_pool = weakref.ref(pool)
     #: The process that has the thread, once there is one: a pool may be made before a fork and used after it.
     wakeup._unirun_owner = None
     wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
@@ -92,8 +94,12 @@ def _locked(base: Any) -> type[Any]:
         # The function is held here: the collector may find an executor when modules have lost their names.
         def wakeup(self, getpid: Callable[[], int] = os.getpid) -> None:
             if self._unirun_owner in (None, getpid()):
+                # The collector must not find the pool within: at its end it is woken with the pool's lock held, with
+                # which its thread may wait for this one.
+                kept = self._unirun_pool()
                 with self._unirun_lock:
                     super().wakeup()
+                del kept
 
     return LockedWakeup
 
@@ -124,8 +130,22 @@ def from_system_limits(error: BaseException) -> bool:
 
 
 def workers_find_us() -> bool:
-    """Tell whether a new interpreter, which is given this one's `sys.path`, would find this package."""
-    return any(finder.find_spec("unirun", None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    """Tell whether a new interpreter, which is given this one's `sys.path`, would find this package.
+
+    Or cannot be known not to: then the guard will tell.
+    """
+    from importlib.machinery import PathFinder
+    from multiprocessing import process
+
+    try:
+        # As a worker sees it: it goes to where the program was when it imported multiprocessing.
+        origin: Any = process.ORIGINAL_DIR  # type: ignore[attr-defined]
+        if PathFinder.find_spec("unirun", [folder or origin for folder in sys.path]) is not None:
+            return True
+        finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+        return any(finder.find_spec("unirun", None, None) is not None for finder in finders)
+    except Exception:  # of a finder of the program's
+        return True
 
 
 def close_leaked_pipes(error: BaseException) -> None:
