@@ -4,10 +4,12 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -68,17 +70,25 @@ def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
 def test_a_pool_is_not_collected_while_its_thread_is_woken() -> None:
     """At its end it is woken with the pool's lock held, with which the thread may wait to close the pipe."""
     pool: Any = construct("fork")
-    wakeup, watched = pool._executor_manager_thread_wakeup, weakref.ref(pool)
-    fill(wakeup._writer.fileno())
-    waker = threading.Thread(target=wakeup.wakeup, daemon=True)
-    waker.start()
-    time.sleep(0.1)  # it waits for room in the pipe
+    wakeup: Any = pool._executor_manager_thread_wakeup
+    watched = weakref.ref(pool)
+    stdlibs: Any = type(wakeup).__base__
     pool._unirun_ready.close()
+    held, seen = [pool], []
     del pool
-    gc.collect()
-    assert watched() is not None
-    os.read(wakeup._reader.fileno(), 1 << 16)
-    waker.join(10)
+
+    def collect(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code is stdlibs.wakeup.__code__:
+            held.clear()
+            gc.collect()
+            seen.append(watched() is not None)
+
+    sys.setprofile(collect)
+    try:
+        wakeup.wakeup()
+    finally:
+        sys.setprofile(None)
+    assert seen == [True]
     gc.collect()
     assert watched() is None
 

@@ -14,7 +14,7 @@ from unirun.refusal import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
 __all__ = [
@@ -79,6 +79,7 @@ def lock_wakeup(pool: Any, wakeup: Any) -> None:
     # Guards the ends of the pipe. Reentrant: a signal handler may submit within it.
     wakeup._unirun_lock = threading.RLock()
     wakeup._unirun_pool = weakref.ref(pool)
+    wakeup._unirun_main = threading.main_thread().ident
     #: The process that has the thread, once there is one: a pool may be made before a fork and used after it.
     wakeup._unirun_owner = None
     wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
@@ -91,12 +92,13 @@ def _locked(base: Any) -> type[Any]:
             with self._unirun_lock:
                 super().close()
 
-        # The function is held here: the collector may find an executor when modules have lost their names.
-        def wakeup(self, getpid: Callable[[], int] = os.getpid) -> None:
+        # The functions are held here: the collector may find an executor when modules have lost their names.
+        def wakeup(self, getpid: Any = os.getpid, get_ident: Any = threading.get_ident) -> None:
             if self._unirun_owner in (None, getpid()):
-                # The collector must not find the pool within: at its end it is woken with the pool's lock held, with
-                # which its thread may wait for this one.
-                kept = self._unirun_pool()
+                # At the exit the collector must not find the pool within: its end takes the pool's lock, which the
+                # pool's thread may have, and wait for this one. Only in the thread that exits: elsewhere the caller
+                # may have the pool's lock, for which the end of the last reference would wait.
+                kept = self._unirun_pool() if get_ident() == self._unirun_main else None
                 with self._unirun_lock:
                     super().wakeup()
                 del kept
