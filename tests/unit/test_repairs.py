@@ -38,6 +38,13 @@ def fill(pipe: int) -> None:
         os.set_blocking(pipe, True)
 
 
+def until_taken(lock: Any) -> None:
+    """Wait until another thread has it."""
+    while lock.acquire(blocking=False):
+        lock.release()
+        time.sleep(0.001)
+
+
 def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
     """As the exit of the interpreter does without the pool's lock, while the pool's thread ends."""
     pool: Any = construct("fork")
@@ -53,7 +60,7 @@ def test_what_wakes_the_thread_is_not_closed_while_it_writes() -> None:
 
     waker = threading.Thread(target=wake, daemon=True)
     waker.start()
-    time.sleep(0.1)  # it waits for room in the pipe
+    until_taken(wakeup._unirun_lock)  # it waits for room in the pipe
     closer = threading.Thread(target=wakeup.close, daemon=True)
     closer.start()
     time.sleep(0.1)
@@ -102,7 +109,7 @@ def test_a_child_does_not_wake_the_thread_of_its_parent() -> None:
     fill(wakeup._writer.fileno())
     waker = threading.Thread(target=wakeup.wakeup, daemon=True)
     waker.start()
-    time.sleep(0.1)  # it has the lock
+    until_taken(wakeup._unirun_lock)
     child = os.fork()
     if not child:
         wakeup.wakeup()
