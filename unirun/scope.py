@@ -44,7 +44,8 @@ class Run:
         max_workers: The number of workers, at least 1. Default: the CPUs that this process may really use.
         name: A name for the traces.
         executor: An executor of the caller's own to run on. It is not shut down at the end; the scope waits for
-            what was submitted through it. It has its own workers: ``flavor`` and ``max_workers`` are only recorded.
+            what was submitted through it. It has its own workers: ``flavor`` is only recorded, and ``max_workers``
+            is without effect.
         trace: ``True`` writes the decision to standard error, in one line; a callable gets the ``DecisionTrace``.
 
     Raises:

@@ -207,6 +207,8 @@ def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> N
         }
     backends = HEALTHY if method == "fork" else THREADS
     check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
+    for refused in [report[part]["decision"]["refused"] for part in PARTS if method != "fork"]:
+        assert "`if __name__ == '__main__':` guard" in refused[0]["message"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import concurrent.futures.process as stdlib
     from collections.abc import Callable
     from concurrent.futures import Future
-    from typing import Any
+    from typing import Any, Final
 
     from unirun.refusal import Failure, Refused, Stage
 
@@ -206,6 +206,7 @@ class GuardedProcessPool(_Base):
             self._broken = why = f"the threads of the pool cannot be started: {error!r}"  # type: ignore[assignment]
             raise BrokenProcessPool(why) from error
         if not self._unirun_workers():  # a program's subclass starts them at a time of its own
+            ready.disarm()
             return future, True
         future.add_done_callback(partial(wake, weakref.ref(ready)))
         while True:
@@ -339,6 +340,10 @@ class GuardedProcessPool(_Base):
             self._unirun_ready = None
 
 
+#: Why workers end early, most of the time.
+_USUALLY: Final = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
+
+
 def died_early() -> BaseException:
     """Return the error of a pool of which no worker came up."""
     return BrokenProcessPool(
@@ -357,6 +362,3 @@ def refused_start(error: Exception, mp_context: Any) -> Refused:
         text = f"{said}; the fork server ended, and what it wrote to standard error says why ({why})"
         error = OSError(error.errno, text) if isinstance(error, OSError) else EOFError(text)
     return Refused("start", error)
-
-
-_USUALLY = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
