@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.fixtures import OnHost, Outcome
+from unirun.backends.processes import refused_start
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
@@ -209,6 +210,24 @@ def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> N
     check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
     for refused in [report[part]["decision"]["refused"] for part in PARTS if method != "fork"]:
         assert "`if __name__ == '__main__':` guard" in refused[0]["message"]
+
+
+@pytest.mark.skipif("forkserver" not in METHODS, reason="this platform has no fork server")
+@pytest.mark.parametrize(
+    "error",
+    [
+        EOFError("unexpected EOF"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        BrokenPipeError(32, "Broken pipe"),
+    ],
+)
+def test_what_a_dead_fork_server_means(error: Exception) -> None:
+    """Whether it is seen to die is a race, above. It imports the main module in later 3.13, too (gh-126631)."""
+    refused = refused_start(error, multiprocessing.get_context("forkserver"))
+    assert refused.stage == "start"
+    assert getattr(refused.error, "errno", None) == getattr(error, "errno", None)
+    assert "`if __name__ == '__main__':` guard" in str(refused.error)
+    assert refused_start(error, multiprocessing.get_context("spawn")).error is error
 
 
 @pytest.mark.parametrize("method", METHODS)

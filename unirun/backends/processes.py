@@ -356,9 +356,11 @@ def refused_start(error: Exception, mp_context: Any) -> Refused:
     from unirun.refusal import Refused
 
     if isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
-        # From Python 3.14 on the server imports the main module, and dies of what that raises.
-        why = f"it cannot fork here, {_USUALLY}" if sys.version_info >= (3, 14) else "it cannot fork here"
+        # The server imports the main module, and dies of what that raises: from 3.14 on, and in later 3.13, too.
         said = error.strerror if isinstance(error, OSError) else error
-        text = f"{said}; the fork server ended, and what it wrote to standard error says why ({why})"
+        text = (
+            f"{said}; the fork server ended, and what it wrote to standard error says why "
+            f"(usually it cannot fork here, {_USUALLY})"
+        )
         error = OSError(error.errno, text) if isinstance(error, OSError) else EOFError(text)
     return Refused("start", error)
