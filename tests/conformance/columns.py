@@ -12,6 +12,7 @@ A column is what is asked for, by whom, and which rung serves it:
 
 import concurrent.futures
 import multiprocessing
+import sys
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,11 +26,17 @@ import unirun
 from unirun.compat.concurrent import futures as compat_futures
 from unirun.config import START_METHODS
 
-__all__ = ["COLUMNS", "FORKING", "NOTHING_PENDING", "Column", "across"]
+__all__ = ["COLUMNS", "COUNTED", "FORKING", "NOTHING_PENDING", "Column", "across"]
 
 #: Python 3.12+ warns of a fork while other threads run. Pools fork before they start threads of their own, but the test
 #: before may have left one that is still ending, and a pool that serves another's tasks has company by design.
 FORKING: Final = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+
+#: For tests of what is gone as soon as nobody refers to it.
+COUNTED: Final = pytest.mark.skipif(
+    sys.implementation.name == "pypy" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="nobody knows when something dies here: there are no reference counts, or each thread has its own",
+)
 
 #: For tests of what can be done to a task that has not run: inline cannot have one.
 NOTHING_PENDING: Final = {"on-inline": "nothing is ever pending inline: a task has run when submit returns"}

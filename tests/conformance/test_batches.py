@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import sys
 import threading
 import traceback
 import weakref
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import items, tasks
-from tests.conformance.columns import NOTHING_PENDING, across
+from tests.conformance.columns import COUNTED, NOTHING_PENDING, across
 from tests.conformance.tasks import PATIENCE, Journal
 
 #: So many that most of them travel in batches, if any do.
@@ -88,7 +87,7 @@ def test_a_result_is_what_was_returned_then(pool: Executor) -> None:
 
 
 @across()
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no reference counts")
+@COUNTED
 def test_nothing_waits_for_the_garbage_collector(pool: Executor) -> None:
     """When results are let go of, they are gone; also those that were not taken."""
     source = [items.Large(number) for number in range(3)] * 20

@@ -38,6 +38,10 @@ def pid() -> int:
     return os.getpid()
 
 
+def square_and_pid(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds

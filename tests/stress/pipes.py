@@ -185,15 +185,18 @@ def trips(method: str, seed: int) -> dict[str, Any]:
     chance = random.Random(seed)
     stop = threading.Event()
     outcomes: list[str] = []  # which threads may append to at once; they must not count in one dictionary
+    served: dict[int, int] = {}  # the workers that have run a task
     killed: list[int] = []
 
     def travel(chance: random.Random) -> None:
         for number in range(TASKS.get(method, FEWER) // 5):
-            future = pool.submit(jobs.square, number)
+            future = pool.submit(jobs.square_and_pid, number)
             if chance.random() < 0.1:
                 future.cancel()
             try:
-                outcomes.append("right" if future.result(PATIENCE) == number * number else "a wrong result")
+                square, pid = future.result(PATIENCE)
+                served[pid] = number
+                outcomes.append("right" if square == number * number else "a wrong result")
             except (CancelledError, BrokenProcessPool) as error:
                 outcomes.append(type(error).__name__)
             except BaseException as error:
@@ -202,13 +205,14 @@ def trips(method: str, seed: int) -> dict[str, Any]:
     def kill() -> None:
         done = 0
         while not stop.wait(chance.uniform(0.01, 0.1)):
-            if len(outcomes) == done:
-                continue  # workers that are killed as they come up would break the pool
+            # Workers that are killed as they come up would break the pool.
+            up = [pid for pid in sorted(pool.processes) if pid in served]
+            if len(outcomes) == done or not up:
+                continue
             done = len(outcomes)
-            for pid in chance.sample(sorted(pool.processes), k=min(1, len(pool.processes))):
-                killed.append(pid)
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            killed.append(chance.choice(up))
+            with suppress(ProcessLookupError):
+                os.kill(killed[-1], signal.SIGKILL)
 
     pool = opened(method, 3)
     threads = [threading.Thread(target=travel, args=(random.Random(n),)) for n in range(5)]

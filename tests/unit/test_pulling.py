@@ -4,7 +4,6 @@ import gc
 import inspect
 import itertools
 import os
-import sys
 import threading
 import time
 import weakref
@@ -16,14 +15,11 @@ import pytest
 
 import unirun
 from tests.conformance import tasks
+from tests.conformance.columns import COUNTED
 from unirun import configure, leases
 from unirun.maps import pulling
 
 MANY = 3000
-COUNTED = pytest.mark.skipif(
-    sys.implementation.name == "pypy" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="nobody knows when something dies here: there are no reference counts, or each thread has its own",
-)
 PATIENCE = 30.0
 
 
