@@ -18,6 +18,9 @@ from __future__ import annotations
 import sys
 from concurrent.futures import Executor
 
+from unirun.backends.ready import nothing
+from unirun.refusal import Refused
+
 TYPE_CHECKING = False  # programs under the hook load this module with `concurrent.futures`; typing alone takes longer
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,10 +137,6 @@ class ManagedExecutor(_Base):
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
-        # Before they are needed: a host that is out of descriptors cannot import them any more.
-        from unirun.backends import inline, lowered, threads  # noqa: F401
-        from unirun.refusal import Refused
-
         self._unirun_opening, self._unirun_spec, self._unirun_managed = opening, spec, True
         self._max_workers = opening.plan.workers or self._unirun_stdlib_workers()
         if opening.rung != self._unirun_own_rung:
@@ -153,9 +152,6 @@ class ManagedExecutor(_Base):
         """Open a rung. Return the future if the task went to the stdlib's own pool, ``None`` if a lower rung is up."""
         if sys.meta_path is None:  # nothing can be imported any more
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        from unirun.backends.ready import nothing
-        from unirun.refusal import Refused
-
         opening = self._unirun_opening
         while self._unirun_lower is None:
             if self._unirun_proven:  # by another thread, while this one waited for the lock

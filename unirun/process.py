@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+# All that the stdlib's pool needs in this place is imported with the class, and not in its constructor, where it may be
+# impossible: with modules that a test has replaced, after a chroot, without a descriptor, in a child that was forked
+# while another thread held an import's lock. Threads may serve as a lower rung. The stdlib's module comes before ours,
+# as the hook has it, and before `maps.exits`, which is to be asked first at the exit.
+import concurrent.futures.thread  # noqa: F401
 import sys
 
+from unirun import thread  # noqa: F401
+from unirun.aside import stands_aside
+from unirun.backends import repairs  # noqa: F401
+from unirun.backends.lowered import mentions_main
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor, describe_as
 from unirun.maps.executor import BatchingExecutor
+from unirun.opening import PoolSpec, dropin
+from unirun.refusal import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +30,6 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.pool import PipePool
     from unirun.backends.pipes.shelf import Loan
     from unirun.backends.pipes.terms import Terms
-    from unirun.opening import Opening, PoolSpec
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -48,12 +58,9 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Not by its name, which a reload of this module rebinds.
-        if cls is __class__ and sys.meta_path is not None:  # type: ignore[name-defined]
-            from unirun.aside import stands_aside
-
-            if stands_aside():
-                acknowledge(_STDLIB, cls)
-                return _STDLIB(*args, **kwargs)
+        if cls is __class__ and sys.meta_path is not None and stands_aside():  # type: ignore[name-defined]
+            acknowledge(_STDLIB, cls)
+            return _STDLIB(*args, **kwargs)
         create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
         return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
 
@@ -67,10 +74,6 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         max_tasks_per_child: int | None = None,
     ) -> None:
         # At the very end of the interpreter nothing can be imported, and nobody is left who would be told.
-        if sys.meta_path is not None:
-            from unirun.aside import stands_aside
-            from unirun.opening import PoolSpec, dropin
-
         if sys.meta_path is None or stands_aside(type(self)):
             super(ManagedExecutor, self).__init__(
                 max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child
@@ -147,16 +150,6 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         # Nor would workers that do not find this package know what a batch is.
         return not own and not self._unirun_unguarded and super()._unirun_batches()
 
-    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
-        # Threads may serve as a lower rung. Their backend must not be the first to import the stdlib's module: the hook
-        # would look for the class that takes the stdlib's place, and not find it yet. In the order in which the hook
-        # imports the two, or another thread that does the same would get the stdlib's class.
-        import concurrent.futures.thread  # noqa: F401
-
-        from unirun import thread  # noqa: F401
-
-        super()._unirun_adopt(opening, spec)
-
     def _unirun_construct_own(self, workers: int | None, spec: PoolSpec) -> None:
         context = spec.mp_context
         if context is None and spec.start_method() is None and self._unirun_opening.config.start_method is not None:
@@ -171,9 +164,6 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
 
     def _unirun_missing_names(self, task: tuple[Any, ...]) -> Exception | None:
         """Return a ``Refused`` if workers would not find what a task, or the initializer, names in ``__main__``."""
-        from unirun.backends.lowered import mentions_main
-        from unirun.refusal import Refused
-
         opening = self._unirun_opening
         method = opening.plan.start_method
         if opening.facts.main != "interactive" or method == "fork":
@@ -187,8 +177,6 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         if rung != "pipes":
             super()._unirun_descend(rung, task)
             return
-        from unirun.refusal import Refused
-
         try:
             from unirun.backends.pipes.pool import open_pipes
         except OSError as error:  # no descriptor is left to read it by

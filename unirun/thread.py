@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from unirun.aside import stands_aside
+from unirun.backends import inline, lowered  # noqa: F401 - see `process`
 from unirun.backends.threads import GuardedThreadPool
 from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor, describe_as
+from unirun.opening import PoolSpec, dropin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, ParamSpec, TypeVar
 
-    from unirun.opening import Opening, PoolSpec
+    from unirun.opening import Opening
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -41,12 +44,9 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Not by its name, which a reload of this module rebinds.
-        if cls is __class__ and sys.meta_path is not None:  # type: ignore[name-defined]
-            from unirun.aside import stands_aside
-
-            if stands_aside():
-                acknowledge(_STDLIB, cls)
-                return _STDLIB(*args, **kwargs)
+        if cls is __class__ and sys.meta_path is not None and stands_aside():  # type: ignore[name-defined]
+            acknowledge(_STDLIB, cls)
+            return _STDLIB(*args, **kwargs)
         create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
         return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
 
@@ -59,10 +59,6 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         **ctxkwargs: Any,
     ) -> None:
         # At the very end of the interpreter nothing can be imported, and nobody is left who would be told.
-        if sys.meta_path is not None:
-            from unirun.aside import stands_aside
-            from unirun.opening import PoolSpec, dropin
-
         if sys.meta_path is None or stands_aside(type(self)):
             super(ManagedExecutor, self).__init__(max_workers, thread_name_prefix, initializer, initargs, **ctxkwargs)
             return

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.autopatch import classes, liberties, odd_pools
+from tests.autopatch import classes, first_pools, liberties, odd_pools
 
 ROOT = Path(__file__).parents[2]
 CHECKS = [
     (module.__name__, name.removeprefix("check_"))
-    for module in (classes, liberties, odd_pools)
+    for module in (classes, first_pools, liberties, odd_pools)
     for name in vars(module)
     if name.startswith("check_")
 ]

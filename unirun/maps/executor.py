@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Executor
 
 from unirun.managed import ManagedExecutor
+from unirun.maps import batches  # noqa: F401 - loaded with the class, see `process`
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class BatchingExecutor(ManagedExecutor):
         window: int | None = None,
     ) -> Iterator[Any]:
         """Do what ``map`` does, in batches; see ``Batches`` for the arguments."""
-        from unirun.maps.batches import Batches
+        from unirun.maps.batches import Batches  # by its name: workers find its functions so, if it was loaded again
 
         if self._unirun_ending:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -109,7 +110,7 @@ class BatchingExecutor(ManagedExecutor):
         memos: list[Memo] = []
         # Emptied when all is done: the executor is not held then by whoever holds the results.
         held: list[Any] = [self]
-        batches = Batches(
+        sending = Batches(
             lambda fn, *args: held[0]._unirun_send_batch(memos, fn, *args),
             fn,
             iterables,
@@ -118,10 +119,10 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
-            ended=lambda batches: held.pop()._unirun_map_ended(memos, batches),
+            ended=lambda ended: held.pop()._unirun_map_ended(memos, ended),
         )
-        self._unirun_maps.append(batches)
-        results = batches.begin()
+        self._unirun_maps.append(sending)
+        results = sending.begin()
         if _FREE and held and self._unirun_lower is None:  # once the pool has its threads: there may be few
             _elsewhere(lambda: held.append(self))
             del held[0]  # if all is done meanwhile, that took the other one
@@ -151,10 +152,10 @@ class BatchingExecutor(ManagedExecutor):
         """
         return self._unirun_lower is None and getattr(self, "_broken", False)
 
-    def _unirun_map_ended(self, memos: list[Memo], batches: Batches) -> None:
+    def _unirun_map_ended(self, memos: list[Memo], ended: Batches) -> None:
         for memo in memos:
             memo.close()
-        self._unirun_maps.remove(batches)
+        self._unirun_maps.remove(ended)
         if self._unirun_deferred and not self._unirun_maps and not self._unirun_stdlib_broke():
             super().shutdown(wait=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from unirun.backends import batch
+import unirun.backends.batch as worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
     _Chain = itertools.chain  # to say `Any` would load `typing`
 
-__all__ = ["Results", "one_by_one"]
+__all__ = ["LazyResults", "Results", "one_by_one"]
 
 
 class Results(_Chain):
@@ -43,6 +43,13 @@ class Results(_Chain):
         self._ended()
 
 
+class LazyResults(Results):
+    """Those of items that are taken as results are: when nobody can ask for these any more, nothing is left to do."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callable[[], object]) -> Iterator[Any]:
     """Yield the results of a batch, without a reference to any that its receiver has.
 
@@ -59,7 +66,7 @@ def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callab
         done = held.pop().result()
         for place, result in enumerate(done.results):
             packed = done.others.pop(place, None)
-            yield result if packed is None else batch.load(packed)
+            yield result if packed is None else worker.load(packed)
     except BaseException:
         failed()
         raise
