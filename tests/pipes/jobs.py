@@ -1,5 +1,6 @@
 """What workers run in the tests of the pipes backend, and the programs that start and lose them."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -348,3 +349,30 @@ def sleep_with(value: Large, seconds: float, mark: str | None = None) -> None:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def meet(mine: str, other: str) -> bool:
+    """Say that this task is here, and wait until another one has come."""
+    Path(mine).touch()
+    end = time.monotonic() + 20
+    while not Path(other).exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+class Holder:
+    """Keeps what it has when it dies, as pools of objects do."""
+
+    def __init__(self, value: Large) -> None:
+        self.value = value
+        self.itself = self  # so that the collector finds it
+
+    def __del__(self) -> None:
+        kept.append(self.value)
+
+
+def collect(holders: list[Holder]) -> None:
+    holders.clear()
+    gc.collect()

@@ -26,6 +26,7 @@ from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
 from unirun import Run, RuntimeConfig, configure
 from unirun.backends.pipes.arena import Memo
+from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.manager import Manager
@@ -530,6 +531,22 @@ def test_log_records_reach_the_handlers_of_the_parent(method: str, caplog: pytes
     assert all(record.process != os.getpid() for record in caplog.records if record.name == "job")
 
 
+def test_two_tasks_that_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are given to the only worker that was started, together, and one of them is taken back for a second one."""
+    with opened("spawn") as pool:
+        for number in range(5):
+            assert pool.submit(jobs.square, number).result(PATIENCE) == number**2
+        (worker,) = pool.processes
+        os.kill(worker, signal.SIGSTOP)
+        with monkeypatch.context() as patch:  # the manager hears of both when the worker answers
+            patch.setattr(Bell, "ring", lambda bell: None)
+            pool.submit(jobs.square, 1)
+            names = str(tmp_path / "a"), str(tmp_path / "b")
+            futures = [pool.submit(jobs.meet, *each) for each in (names, names[::-1])]
+        os.kill(worker, signal.SIGCONT)
+        assert [future.result(PATIENCE) for future in futures] == [True, True]
+
+
 # ------------------------------------------------------------------------------------------------------- who outlives
 
 
@@ -556,18 +573,26 @@ PARENT = """
         while len(pool.processes) < 2:
             time.sleep(0.01)
         workers |= set(pool.processes)
+        children = [] if len(sys.argv) < 3 else [os.fork()]
+        if children == [0]:
+            time.sleep(60)
         print(*workers, flush=True)
+        print(*children, flush=True)
         sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_no_worker_outlives_a_parent_that_is_killed(method: str, by: signal.Signals, tmp_path: Path) -> None:
-    """Whatever it is doing: waiting, sleeping, computing."""
+@pytest.mark.parametrize(
+    ("by", "child"), [(signal.SIGKILL, []), (signal.SIGTERM, []), (signal.SIGKILL, ["and a child that lives on"])]
+)
+def test_no_worker_outlives_a_parent_that_is_killed(
+    method: str, by: signal.Signals, child: list[str], tmp_path: Path
+) -> None:
+    """Whatever it is doing, waiting, sleeping, computing; and whoever else the parent has started."""
     program = tmp_path / "parent.py"
     program.write_text(textwrap.dedent(PARENT))
     parent = subprocess.Popen(
-        [sys.executable, str(program), method],
+        [sys.executable, "-W", "ignore", str(program), method, *child],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -576,6 +601,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(method: str, by: signal.Sign
     assert parent.stdin is not None
     assert parent.stdout is not None
     workers = [int(word) for word in parent.stdout.readline().split()]
+    children = [int(word) for word in parent.stdout.readline().split()]
     assert len(workers) >= 2
     time.sleep(0.3)
     parent.send_signal(by)
@@ -585,10 +611,11 @@ def test_no_worker_outlives_a_parent_that_is_killed(method: str, by: signal.Sign
         time.sleep(0.02)
     parent.stdin.close()
     parent.stdout.close()
-    for pid in left:
+    for pid in left + children:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert not left
+    assert len(children) == len(child)
 
 
 def alive(pid: int) -> bool:

@@ -27,7 +27,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -263,11 +262,6 @@ class Arena:
         except (OSError, ValueError):
             pass  # no descriptor is left: what comes to lie there, or the end of the pool, will use the memory
 
-    @property
-    def in_use(self) -> int:
-        """Blocks that belong to tasks or memos now."""
-        return len(self._used)
-
     def close(self) -> None:
         """Give everything back: there are no workers any more.
 
@@ -315,14 +309,14 @@ class Shared:
             os.close(self.fd)
             self.fd = -1
 
-    def fetch(self, buffers: Iterable[bytearray | Placed]) -> tuple[list[Any], list[weakref.ref[mmap.mmap]]]:
-        """Return buffers with what was placed, and references to the mappings among them.
+    def fetch(self, buffers: Iterable[bytearray | Placed]) -> tuple[list[Any], list[mmap.mmap]]:
+        """Return buffers with what was placed, and the mappings among them.
 
         Raises:
             ProtocolError: They are not in the arena.
         """
         fetched: list[Any] = []
-        mappings: list[weakref.ref[mmap.mmap]] = []
+        mappings: list[mmap.mmap] = []
         for buffer in buffers:
             if not isinstance(buffer, Placed):
                 fetched.append(buffer)
@@ -338,7 +332,7 @@ class Shared:
                 raise ProtocolError(f"there is nothing at {buffer}: {error}") from None
             else:
                 fetched.append(memory)
-                mappings.append(weakref.ref(memory))
+                mappings.append(memory)
                 del memory
         return fetched, mappings
 
@@ -365,20 +359,27 @@ def _map(fd: int, length: int, offset: int) -> mmap.mmap:
     return _Private(fd, length, flags=mmap.MAP_PRIVATE, prot=protection, offset=offset, **more)
 
 
-def keep(mappings: Iterable[weakref.ref[mmap.mmap]]) -> None:
-    """Make private what a task has kept, or returns: the parent will use its block for something else.
+def _references(mappings: list[mmap.mmap], place: int) -> int:
+    return sys.getrefcount(mappings[place])
+
+
+#: The references to a mapping that only the list knows. How many that are depends on the interpreter.
+_ALONE: Final = _references([mmap.mmap(-1, 1)], 0) if hasattr(sys, "getrefcount") else 0  # PyPy has no arena
+
+
+def keep(mappings: list[mmap.mmap]) -> None:
+    """Make private what a task has kept; empty the list. The parent will use the blocks for something else.
 
     A page is private from the first write on; see mmap(2). So each is written to, and stays what it is.
     """
-    for reference in mappings:
-        memory = reference()
-        if memory is None:
-            continue
+    # No weak references: before Python 3.15 they do not tell of what a `__del__` keeps that the collector calls.
+    for memory in [mappings[place] for place in range(len(mappings)) if _references(mappings, place) > _ALONE]:
         try:
             memory.madvise(_POPULATE_WRITE)
         except (OSError, ValueError):  # before Linux 5.14; a thread of the task's that writes there may lose a byte
-            for place in range(0, len(memory), mmap.PAGESIZE):
-                memory[place] = memory[place]
+            for page in range(0, len(memory), mmap.PAGESIZE):
+                memory[page] = memory[page]
+    mappings.clear()
 
 
 def _received(fd: Any) -> Shared:

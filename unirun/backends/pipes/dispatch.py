@@ -384,8 +384,8 @@ class Dispatch:
 
         The lock is held.
         """
-        several = self.workers if len(self.workers) > 1 else ()
-        holders = [each for each in several if len(each.tasks) > 1 and each.claimed is None]
-        if self._idle and not self.queue:
+        others = len(self.workers) > 1 or not self._all_started()  # one is started for what is taken back
+        holders = [each for each in self.workers if others and len(each.tasks) > 1 and each.claimed is None]
+        if not self.queue and (self._idle or not self._all_started()):
             return holders, STUCK
         return [each for each in holders if not each.writing], STARVED  # what takes long to send is not stuck

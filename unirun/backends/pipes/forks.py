@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["close", "close_in_children", "made", "on_fork", "starting"]
+__all__ = ["close", "close_in_children", "forget", "made", "on_fork", "starting"]
 
 # Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
 # thread.
@@ -40,6 +40,12 @@ def made(pipe: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
 def close_in_children(*ends: Any) -> None:
     """List connections, or anything with a ``close``."""
     _listed.update(ends)
+
+
+def forget(*ends: Any) -> None:
+    """Take from the list what somebody else closes, before that."""
+    with _making:
+        _listed.difference_update(ends)
 
 
 def close(*ends: Any) -> None:

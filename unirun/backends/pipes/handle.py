@@ -110,6 +110,7 @@ class Handle:
         self._reader = protocol.Reader(buffers.room)
         self._poll: Any = None  # a listener's
         self._ends: list[Any] = []
+        self._lifelines: list[_Lifeline] = []
         self.process: Any = None
         theirs = None
         try:
@@ -126,6 +127,8 @@ class Handle:
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
             with forks.starting(*kept), _allowed_to_have_children(), _uninterrupted():
                 self.process.start()
+            self._lifelines = [_Lifeline(fd) for fd in _lifelines(self.process)]
+            forks.close_in_children(*self._lifelines)
         except BaseException as error:
             close_leaked_pipes(error)
             if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
@@ -315,6 +318,7 @@ class Handle:
 
     def close(self) -> None:
         """Close this side's ends."""
+        forks.forget(*self._lifelines)  # which the process object closes, when it is collected
         forks.close(*self._ends)
         self.fd = -1
 
@@ -330,6 +334,24 @@ class Handle:
         else:
             how = f"ended with exit code {code}"
         return f"the worker process {self.process.pid} {how}"
+
+
+class _Lifeline:
+    """The end of a pipe of multiprocessing's by which a worker knows that its parent lives."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _lifelines(process: Any) -> list[int]:
+    """Return the descriptors that only this process may hold: with a copy in a child of the program's, which lives on,
+    a worker would not be told that this process is gone.
+    """
+    popen = process._popen
+    return [fd for fd in popen.finalizer._args if fd != popen.sentinel]
 
 
 def _ensure_helpers(context: Any) -> None:

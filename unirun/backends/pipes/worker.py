@@ -22,14 +22,13 @@ import sys
 import threading
 import time
 import traceback
-import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from unirun.backends.pipes.protocol import Frame
 
@@ -174,7 +173,7 @@ class _Worker:
 
     def _run_task(self, message: Frame) -> None:
         serial, begin = message.serial, time.perf_counter()
-        mappings: list[weakref.ref[Any]] = []
+        mappings: list[Any] = []
         try:
             buffers: Any = message.buffers
             if buffers and self._shared is not None:
@@ -217,8 +216,11 @@ class _Worker:
         except OSError:
             pass  # the parent is gone
 
-    def _send(self, pieces: list[bytes | memoryview], mappings: Sequence[weakref.ref[Any]] = ()) -> None:
-        """Write a frame and leave nothing in ``pieces``; make private what is kept of ``mappings`` before its end."""
+    def _send(self, pieces: list[bytes | memoryview], mappings: list[Any] | None = None) -> None:
+        """Write a frame and leave nothing in ``pieces``; make private what is kept of ``mappings`` before its end.
+
+        It empties both.
+        """
         with self._lock:
             if self._sending:
                 self._later.append(pieces)
@@ -233,7 +235,8 @@ class _Worker:
                     del last
                     self._write(pieces)
                     pieces = [end]
-                keep(mappings)
+                if mappings:
+                    keep(mappings)
                 self._write(pieces)
                 while self._later:
                     self._write(self._later.pop(0))
