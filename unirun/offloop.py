@@ -1,6 +1,5 @@
 """One blocking call beside an event loop, on a thread of its own, or in place where there are no threads."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,6 +41,8 @@ def _run(future: "Future[T] | None", call: Callable[[], T]) -> None:
 
 async def patiently(future: "Future[T]") -> T:
     """Await ``future``; if cancelled meanwhile, wait for it all the same and then be cancelled."""
+    import asyncio  # here: it takes longer than all else that a scope without a loop needs
+
     waiting = asyncio.wrap_future(future)
     cancelled: asyncio.CancelledError | None = None
     while not waiting.done():

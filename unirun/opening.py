@@ -146,10 +146,13 @@ class Opening:
     def _twins(self, why: Failure, error: BaseException) -> list[Failure]:
         """Take the rungs off the ladder that would fail in the same way, and return why.
 
-        Workers of `processes` and `pipes` start alike. Those that ended before they were ready would do so again, and
-        import the user's main module once more for it.
+        Workers of `processes` and `pipes` start alike. Those that ended before they were ready, or the fork server that
+        was to start them, would do so again, and import the user's main module once more for it.
         """
-        if why.stage != "bootstrap" or not isinstance(error, BrokenExecutor):
+        ended = (why.stage == "bootstrap" and isinstance(error, BrokenExecutor)) or (
+            why.stage == "start" and isinstance(error, (ConnectionError, EOFError))
+        )
+        if not ended:
             return []
         twins = [rung for rung in self._left if rung in PROCESSES]
         self._left = [rung for rung in self._left if rung not in twins]

@@ -247,5 +247,5 @@ def _write(decision: DecisionTrace, target: str) -> None:
             # One write to a file opened for appending: lines of several processes do not mix.
             with open(target, "a", encoding="utf-8") as file:
                 file.write(json.dumps(decision.as_dict()) + "\n")
-    except (ImportError, OSError, ValueError) as error:  # ValueError: stderr is closed
-        LOGGER.warning("unirun cannot write its trace to %s: %s", target, error)
+    except Exception as error:  # whatever a program has put in the place of standard error may raise anything
+        _log(logging.WARNING, "unirun cannot write its trace to %s: %s", target, error)

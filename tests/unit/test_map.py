@@ -22,9 +22,11 @@ import unirun
 from tests.conformance.columns import FORKING
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.compat.concurrent import futures as compat
+from unirun.maps.batches import Batches
 
 pytestmark = FORKING
 POOL = ThreadPoolExecutor(1)  # which nobody uses
+PATIENCE = 30.0
 
 
 def square(number: int) -> int:
@@ -245,7 +247,7 @@ def test_whoever_holds_the_results_does_not_hold_the_executor(ladder: str, monke
 
 def test_counted_and_timed_tasks_go_alone() -> None:
     """``task_timeout`` is that of one item."""
-    config = RuntimeConfig(task_timeout=0.5, ladder=("pipes",))
+    config = RuntimeConfig(task_timeout=0.7, ladder=("pipes",))
     with Run(flavor="processes", max_workers=1, config=config) as executor:
         assert list(executor.map(nap, range(400))) == list(range(400))
 
@@ -302,3 +304,38 @@ def test_a_forked_child_does_not_wait_for_its_parents_maps() -> None:
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert list(results) == list(range(200))
+
+
+@pytest.mark.parametrize("step", ["after submit", "before"])
+@pytest.mark.parametrize("ladder", [("pipes",), ("processes",)])
+def test_ctrl_c_while_batches_are_sent(step: str, ladder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving the block waits for what was sent, and for nothing else."""
+
+    def interrupt(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def interrupted() -> Any:
+        with Run(flavor="processes", max_workers=1, config=RuntimeConfig(ladder=ladder)) as executor:
+            assert executor.submit(square, 3).result(PATIENCE) == 9
+            where: Any = Batches if step == "before" else type(executor.submit(square, 3))
+            monkeypatch.setattr(where, "_send" if step == "before" else "add_done_callback", interrupt)
+            left.append(executor)
+            executor.map(square, range(300))
+
+    left: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not left[0]._unirun_maps
+
+
+def test_results_that_nobody_asked_for() -> None:
+    """Those of an iterable that is read as results are taken go with the iterator, although it has not begun."""
+    with Run(flavor="processes", max_workers=1) as executor:
+        for _ in range(3):
+            unirun.map(executor, square, itertools.count())
+            gc.collect()
+        end = time.monotonic() + PATIENCE
+        while executor._unirun_maps:  # type: ignore[union-attr]
+            assert time.monotonic() < end
+            time.sleep(0.01)

@@ -56,3 +56,13 @@ def test_what_follows_is_not_pickled_for_nothing() -> None:
     parcel = Parcels(abs, False).pack([1, *(Large() for _ in range(1000))])
     assert parcel.count == 2
     assert len(pickled) < 6
+
+
+def test_large_texts_go_alone() -> None:
+    """Without a look at all others each time."""
+    parcels = Parcels(len, False)
+    assert parcels.pack([b"x" * 70_000] * 3).count == 1
+    assert parcels.alone
+    parcels = Parcels(len, False)
+    assert parcels.pack([b"x" * 700] * 300).count < 300
+    assert not parcels.alone

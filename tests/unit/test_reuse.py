@@ -24,7 +24,8 @@ from unirun.backends.pipes import shelf
 pytestmark = FORKING
 
 PATIENCE = 30.0
-METHODS = pytest.mark.parametrize("method", ["spawn", "forkserver"])
+METHODS_TO_START = ["spawn", "forkserver"]
+METHODS = pytest.mark.parametrize("method", METHODS_TO_START)
 
 
 @pytest.fixture(autouse=True)
@@ -496,3 +497,116 @@ def test_the_exit_waits_for_nothing(method: str, tmp_path: Path) -> None:
     (one,) = set(ended.stdout.split())
     with pytest.raises(ProcessLookupError):
         os.kill(int(one), 0)
+
+
+class Interrupting:
+    """A lock at whose release Ctrl-C comes, once: CPython looks for signals there, before the next step."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._left = 1
+
+    def __enter__(self) -> object:
+        return self._lock.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.__exit__(*raised)
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["submit", "shutdown"])
+def test_ctrl_c_in_a_borrowed_pool_does_not_keep_it(how: str) -> None:
+    """Leaving the scope would wait for it for ever."""
+
+    def interrupted() -> None:
+        with scope() as executor:
+            executor.submit(pid).result(PATIENCE)
+            loan: Any = executor._unirun_lower  # type: ignore[union-attr]
+            loan._lock = Interrupting(loan._lock)
+            getattr(executor, how)(*([pid] if how == "submit" else []))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with scope() as later:
+        assert later.submit(pid).result(PATIENCE) > 0
+
+
+SCARCE = """
+    import os, resource, time, warnings
+    from unirun import Run, RuntimeConfig
+
+    if __name__ == "__main__":
+        warnings.simplefilter("error")
+        for workers in (4, 3, 2, 1):
+            with Run(flavor="processes", max_workers=workers, config=RuntimeConfig(start_method="spawn")) as executor:
+                assert executor.submit(abs, -3).result() == 3
+                if workers == 4:
+                    for future in [executor.submit(time.sleep, 0.2) for _ in range(20)]:
+                        future.result()
+                    used = len(os.listdir("/proc/self/fd"))
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, used + 3))
+            assert executor.decision.backend == "pipes"
+        print("pipes")
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists what a process has open")
+def test_pools_that_wait_make_room(tmp_path: Path) -> None:
+    """For a scope of another kind, which would be refused what they hold."""
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(SCARCE))
+    done = subprocess.run(
+        [sys.executable, program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("pipes\n", 0), done.stderr
+
+
+DAEMONS = """
+    import sys, threading, time
+    from unirun import Run, RuntimeConfig
+
+    def scope():
+        return Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method=sys.argv[1]))
+
+    def work(shared):
+        while True:
+            try:
+                with scope() as executor:
+                    executor.submit(abs, -3).result()
+                begun.set()
+                shared.submit(abs, -3).result()
+            except RuntimeError:  # the shared one is shut down by the exit
+                time.sleep(0.001)
+
+    begun = threading.Event()
+    if __name__ == "__main__":
+        shared = scope().__enter__()
+        shared.submit(abs, -3).result()
+        for _ in range(3):
+            threading.Thread(target=work, args=(shared,), daemon=True).start()
+        begun.wait()
+        print("the end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS_TO_START)
+def test_daemon_threads_that_go_on_do_not_keep_the_exit_waiting(method: str, tmp_path: Path) -> None:
+    """With scopes that they open in the course of it: their workers were waited for, on the shelf, for a minute."""
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(DAEMONS))
+    done = subprocess.run(
+        [sys.executable, program, method],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.stdout == "the end\n", done.stderr

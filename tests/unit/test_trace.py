@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,7 +215,7 @@ def test_the_seeds_words_about_the_warning_hold() -> None:
         warnings.simplefilter("error")
         with ProcessPoolExecutor(1) as pool:  # a ladder of one's own is no downgrade
             assert pool.submit(square, 3).result() == 9
-    assert pool.decision.backend == "threads"  # type: ignore[attr-defined]
+    assert pool.decision.backend == "threads"
 
 
 def test_python_dash_c_is_the_users_line() -> None:
@@ -272,3 +273,30 @@ def test_a_log_handler_that_raises_does_not_fail_the_submit(capsys: pytest.Captu
         logger.removeHandler(handler)
         logger.setLevel(level)
     assert "LookupError: no such place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["stderr", "nowhere/at/all.jsonl"])
+def test_a_trace_that_cannot_be_written_costs_no_task(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a log handler that raises when it is told of it, or whatever stands for standard error."""
+
+    class Mute:
+        def write(self, text: str) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:
+            raise LookupError(name)
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise LookupError(record.getMessage())
+
+    handler = Raising()
+    logging.getLogger().addHandler(handler)
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr("sys.stderr", Mute())
+    monkeypatch.setenv("UNIRUN_TRACE", target)
+    try:
+        with Run(flavor="threads") as executor:
+            assert executor.submit(square, 3).result() == 9
+    finally:
+        logging.getLogger().removeHandler(handler)

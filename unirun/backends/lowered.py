@@ -21,6 +21,7 @@ import traceback
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 
+from unirun.pickling import dumps
 from unirun.values import Value
 
 TYPE_CHECKING = False
@@ -193,18 +194,6 @@ def _initialization(semantics: Semantics) -> Callable[[], Any]:
         else:
             return lambda: loads(pickled)
     return lambda: given
-
-
-def dumps(value: object) -> bytes:
-    """Pickle as process pools do, with the reducers registered for ``multiprocessing``."""
-    try:
-        from multiprocessing.reduction import ForkingPickler
-    except ImportError:  # no multiprocessing on this Python
-        import pickle
-
-        return pickle.dumps(value)
-    # A copy: the view into a BytesIO that it returns crashes Python 3.12 when both are collected in one cycle.
-    return bytes(ForkingPickler.dumps(value))
 
 
 def _dumps_by_value(call: tuple[Any, ...]) -> bytes:

@@ -355,7 +355,10 @@ def refused_start(error: Exception, mp_context: Any) -> Refused:
     """Return the ``Refused`` for an error of the start of a pool's first worker."""
     from unirun.refusal import Refused
 
-    if isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
+    if isinstance(error, BrokenPipeError) and mp_context.get_start_method() == "spawn":
+        text = "the first worker ended before it could be told what to do; what it wrote to standard error says why"
+        error = OSError(error.errno, f"{error.strerror}; {text} (usually {_USUALLY})")
+    elif isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
         # The server imports the main module, and dies of what that raises: from 3.14 on, and in later 3.13, too.
         said = error.strerror if isinstance(error, OSError) else error
         text = (

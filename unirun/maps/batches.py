@@ -8,12 +8,13 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
 
-from unirun.backends import batch as worker
+import unirun.backends.batch as worker
 from unirun.maps import exits
 from unirun.maps.pace import Pace
-from unirun.maps.parcels import Parcel, Parcels
-from unirun.maps.results import Results, one_by_one
+from unirun.maps.parcels import Batch, Parcels
+from unirun.maps.results import LazyResults, Results, one_by_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,20 +33,6 @@ _LOOK: Final = 0.0005
 #: So many that the others go on while the first one takes longer than most; and items in all, some 30 MB of numbers.
 _WINDOW: Final = 8
 _ITEMS: Final = 1 << 16
-
-
-class _Batch:
-    """Items that were sent together."""
-
-    __slots__ = ("alone", "count", "done", "future", "items", "start")
-
-    def __init__(self, start: int, items: Sequence[Any]) -> None:
-        self.start = start
-        self.items = items
-        self.count = len(items)
-        self.alone = False  # a task as any other, and not a batch of one
-        self.done = False
-        self.future: Any = None
 
 
 class Batches:
@@ -99,8 +86,8 @@ class Batches:
         # What was not sent yet, in pieces: the place of the first item, the items, how many of them were sent.
         self._unsent: deque[tuple[int, Sequence[Any], int]] = deque()
         self._waiting = 0  # items in there
-        self._sent: dict[int, _Batch] = {}  # those whose results were not asked for, by the place of the first item
-        self._open = 0  # batches of which nothing was heard
+        self._sent: dict[int, Batch] = {}  # those whose results were not asked for, by the place of the first item
+        self._open: set[Batch] = set()  # those of which nothing was heard
         self._taken = 0  # items that were taken from the iterables
         self._next = 0  # the place of the next result
         self._read = self._short = False  # nothing more will be taken; although there may be more
@@ -129,7 +116,8 @@ class Batches:
             self._read = self._read or self._window is None
             self._pump()
             self._settle()
-        return Results.of(self._results(), self._close)
+        kind = Results if self._window is None else LazyResults
+        return kind.of(self._results(), self._close)
 
     # Ways to end it, for the executor.
 
@@ -242,34 +230,52 @@ class Batches:
 
     def _pump(self) -> None:
         """Send what is to be sent now. Also called when a batch is done, in whatever thread that happens."""
-        while True:
-            with self._changed:
-                if self._sender is not None:
-                    return  # that thread looks again
-                batch = self._cut()
-                if batch is None:
-                    return
-                self._sender = threading.get_ident()
-            try:
+        mine = threading.get_ident()
+        try:
+            while True:
+                with self._changed:
+                    if self._sender is not None:
+                        return  # that thread looks again
+                    self._sender = mine
+                    batch = self._cut()
+                    if batch is None:
+                        self._sender = None
+                        return
                 self._send(batch)
-            finally:
                 with self._changed:
                     self._sender = None
                     if self._flushing:
                         self._changed.notify_all()
+        except BaseException as error:  # of `submit`; or Ctrl-C, which may come between any two steps
+            with self._changed:
+                if self._sender == mine:
+                    self._give_up(error)
+            if not isinstance(error, Exception):
+                raise
 
-    def _cut(self) -> _Batch | None:
+    def _give_up(self, error: BaseException) -> None:
+        """Wait for nothing that may not have been sent, and send nothing more. The lock is held."""
+        self._sender = None
+        self._stop(error)
+        for batch in list(self._open):
+            for future in batch.futures:
+                future.add_done_callback(partial(self._done, batch))  # a second one, or the first
+            if not batch.futures:
+                self._open.discard(batch)
+                self._sent.pop(batch.start, None)
+
+    def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
         most = self._ahead if self._pace.known or self._size is not None else self._workers
-        if not self._unsent or (self._open >= most and not self._flushing):
+        if not self._unsent or (len(self._open) >= most and not self._flushing):
             return None
         first, items, sent = self._unsent.popleft()
         part = items[sent : sent + self._wanted(self._waiting)]
         if sent + len(part) < len(items):
             self._unsent.appendleft((first, items, sent + len(part)))
         self._waiting -= len(part)
-        self._open += 1
-        batch = self._sent[first + sent] = _Batch(first + sent, part)
+        batch = self._sent[first + sent] = Batch(first + sent, part)
+        self._open.add(batch)
         return batch
 
     def _wanted(self, left: int) -> int:
@@ -281,34 +287,23 @@ class Batches:
         most = None if self._window is None else max(1, (self._window or _ITEMS) // self._ahead)
         return self._pace.wanted(left if self._read and left else None, most)
 
-    def _send(self, batch: _Batch) -> None:
+    def _send(self, batch: Batch) -> None:
         """Submit a batch; its first items, where not all of them go into one."""
-        try:
-            parcel = self._parcels.pack(batch.items) if batch.count > 1 else Parcel(self._fn, (), False, False, 1)
-            with self._changed:
-                self._put_back(batch, parcel.count)
-            if batch.count == 1:
-                batch.alone = True
-                call = (self._fn,) if self._size == 1 else (worker.timed, self._fn)
-                future = self._submit(*call, *batch.items[0] if self._spread else batch.items)
-            else:
-                limit = _LIMIT if self._workers > 1 and self._size is None else math.inf
-                future = self._submit(worker.run, parcel.fn, parcel.items, parcel.spread, parcel.pickled, limit)
-        except BaseException as error:
-            with self._changed:
-                self._open -= 1
-                self._sent.pop(batch.start, None)
-            self._stop(error)
-            if not isinstance(error, Exception):
-                raise
-            return
+        parcel = self._parcels.pack(batch.items) if batch.count > 1 else None
         with self._changed:
-            batch.future = None if self._closed else future  # then nobody takes it
-        future.add_done_callback(lambda done: self._done(batch, done))
+            self._put_back(batch, parcel.count if parcel else 1)
+        batch.alone = batch.count == 1
+        if parcel is None or batch.alone:
+            task = self._parcels.single(batch.items[0], timed=self._size != 1)
+        else:
+            task = parcel.task(_LIMIT if self._workers > 1 and self._size is None else math.inf)
+        futures = batch.futures  # closing puts another one in its place
+        futures.extend(itertools.starmap(self._submit, (task,)))  # one step: what is submitted is known
+        futures[0].add_done_callback(partial(self._done, batch))
         if self._closed:
-            future.cancel()
+            futures.pop().cancel()  # nobody takes it
 
-    def _put_back(self, batch: _Batch, count: int) -> None:
+    def _put_back(self, batch: Batch, count: int) -> None:
         """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
         if rest := batch.items[count:]:
             batch.items, batch.count = batch.items[:count], count
@@ -316,9 +311,13 @@ class Batches:
             self._unsent.appendleft((batch.start + count, rest, 0))
             self._waiting += len(rest)
 
-    def _done(self, batch: _Batch, future: Future[Any]) -> None:
+    def _done(self, batch: Batch, future: Future[Any]) -> None:
         """Take note of what became of a batch; in a thread of the executor's."""
         with self._changed:
+            if batch not in self._open:
+                return  # it was told before
+            self._open.discard(batch)
+            batch.done = True
             if future.cancelled():
                 self._stop(CancelledError())
             elif (error := future.exception()) is not None:
@@ -326,14 +325,12 @@ class Batches:
             elif self._size != 1:
                 self._learn(batch, future.result())
             batch.items = ()
-            batch.done = True
-            self._open -= 1
             if batch.start == self._next or self._window is not None or self._over:
                 self._changed.notify_all()
         self._pump()
         self._settle()
 
-    def _learn(self, batch: _Batch, done: worker.Done | worker.Timed) -> None:
+    def _learn(self, batch: Batch, done: worker.Done | worker.Timed) -> None:
         """Take note of how long a batch took, and of what it has left. The lock is held."""
         count = 1 if isinstance(done, worker.Timed) else len(done.results)
         if count < batch.count:  # because of a long one, and those beside it may be the same
@@ -349,7 +346,7 @@ class Batches:
         try:
             while (batch := self._head()) is not None:
                 # A future holds its batch, by its callback: if also the other way, both wait for the collector.
-                future, alone, batch.future, batch = batch.future, batch.alone, None, None
+                future, alone, batch = batch.futures.pop(), batch.alone, None
                 if not alone and not (done := future.result()).others:
                     yield done.results
                 else:
@@ -359,7 +356,7 @@ class Batches:
         finally:
             self._close()
 
-    def _head(self) -> _Batch | None:
+    def _head(self) -> Batch | None:
         """Wait for the next batch and return it; ``None`` after the last one."""
         while True:
             if self._window is not None:
@@ -394,7 +391,8 @@ class Batches:
         # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile
         # ends its manager thread, and the others are never heard of; see gh-107219.
         for batch in left.values():
-            future, batch.future = batch.future, None
-            if future is not None and not self._broken:
-                future.cancel()
+            futures, batch.futures = batch.futures, []
+            for future in futures:
+                if not self._broken:
+                    future.cancel()
         self._settle()

@@ -8,21 +8,36 @@ from __future__ import annotations
 import itertools
 import pickle
 
-from unirun.backends.batch import PLAIN, by_name
-from unirun.backends.lowered import dumps
+from unirun.backends.batch import PLAIN, by_name, run
+from unirun.backends.batch import timed as _timed
+from unirun.pickling import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any, Final
 
-__all__ = ["Parcel", "Parcels"]
+__all__ = ["Batch", "Parcel", "Parcels"]
 
 #: Bytes of items in one parcel. What is larger travels alone, where its executor may know a quicker way for it.
 _BYTES: Final = 1 << 16
 #: Types of which a pickler remembers nothing.
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
+
+
+class Batch:
+    """Items that are sent together."""
+
+    __slots__ = ("alone", "count", "done", "futures", "items", "start")
+
+    def __init__(self, start: int, items: Sequence[Any]) -> None:
+        self.start = start
+        self.items = items
+        self.count = len(items)
+        self.alone = False  # a task as any other, and not a batch of one
+        self.done = False
+        self.futures: list[Any] = []  # of the task, until somebody takes it
 
 
 class Parcel:
@@ -44,6 +59,10 @@ class Parcel:
         self.spread: bool = spread
         self.pickled: bool = pickled
         self.count: int = count
+
+    def task(self, limit: float) -> tuple[Any, ...]:
+        """Return what to submit, for items of which no further one is begun after ``limit`` seconds."""
+        return run, self.fn, self.items, self.spread, self.pickled, limit
 
 
 class Parcels:
@@ -73,7 +92,9 @@ class Parcels:
         if kinds <= PLAIN:
             texts = (each for each in self._values(items) if type(each) in _TEXTS)
             size = sum(map(len, texts)) if kinds & _TEXTS else 0  # the others take next to no room
-            return self._parcel(items[: max(1, len(items) * _BYTES // size)] if size > _BYTES else items, False)
+            count = max(1, len(items) * _BYTES // size) if size > _BYTES else len(items)
+            self.alone = count == 1 < len(items)  # others will be as large
+            return self._parcel(items[:count], False)
         packed: list[Any] = []
         size = 0
         for item in items:
@@ -86,6 +107,11 @@ class Parcels:
                 self.alone = len(packed) == 1  # others will be as large
                 break
         return self._parcel(packed or items[:1], True)
+
+    def single(self, item: Any, *, timed: bool) -> tuple[Any, ...]:
+        """Return what to submit for an item that travels alone: whether its result is ``Timed``, or as it is."""
+        task = self._fn, *(item if self._spread else (item,))
+        return (_timed, *task) if timed else task
 
     def _parcel(self, items: Sequence[Any], pickled: bool) -> Parcel:
         return Parcel(self._packed or self._fn, items, self._spread, pickled, len(items))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from unirun.backends.pipes import forks
 
-__all__ = ["add", "discard"]
+__all__ = ["add", "discard", "ending", "unlist"]
 
 
 class Ends(Protocol):
@@ -23,6 +24,7 @@ class Ends(Protocol):
 _live: set[Ends] = set()
 _inherited: list[Ends] = []  # kept in a child: collecting them would close what it may have opened under their numbers
 _finisher: Any = None
+_ending = False
 
 
 def add(pool: Ends) -> None:
@@ -45,7 +47,21 @@ def discard(pool: Ends) -> None:
     _live.discard(pool)
 
 
+def ending() -> bool:
+    """Tell whether the exit is past the point at which pools are ended: only daemon threads and `atexit` have any."""
+    return _ending
+
+
+def unlist(processes: Iterable[Any]) -> None:
+    """Have multiprocessing not list workers as children: a program that waits for all must not wait for these."""
+    from multiprocessing import process
+
+    process._children.difference_update(processes)  # type: ignore[attr-defined]
+
+
 def _finish() -> None:
+    global _ending
+    _ending = True
     # What ends the program; in an interactive one it is what was last shown there, at any time.
     last = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
     interrupted = issubclass(last or type(None), KeyboardInterrupt)
@@ -60,7 +76,8 @@ def _finish() -> None:
 
 
 def _start_anew() -> None:
-    global _finisher
+    global _finisher, _ending
+    _ending = False
     for pool in _live:
         pool.disown()
     _inherited.extend(_live)

@@ -90,6 +90,14 @@ class Manager:
             Refused: No worker could be started, or all ended before they were ready.
             RuntimeError: No thread can be started.
         """
+        exits.add(self)  # first: the exit must find a pool that is just being opened
+        try:
+            self._start()
+        except BaseException:
+            exits.discard(self)
+            raise
+
+    def _start(self) -> None:
         from multiprocessing import connection
 
         workers = self.dispatch.workers
@@ -103,12 +111,7 @@ class Manager:
             for worker in list(workers):
                 self._hear(worker)
         self._thread = threading.Thread(target=self._run, name="unirun-pipes", daemon=True)
-        exits.add(self)
-        try:
-            self._thread.start()
-        except BaseException:
-            exits.discard(self)
-            raise
+        self._thread.start()
 
     def give_up(self) -> None:
         """End what was started; nothing was submitted."""
@@ -137,6 +140,8 @@ class Manager:
                 self.dispatch.short = True
                 return
             self.processes[worker.process.pid] = worker.process
+            if exits.ending():  # multiprocessing would wait for it while a daemon thread has it; it ends with us
+                exits.unlist([worker.process])
             self._watched[worker.fd] = worker
             self._watch.add(worker.fd)
             with self.dispatch.lock:
@@ -240,7 +245,8 @@ class Manager:
         if not self.dispatch.quiet and (check := self.dispatch.next_check()) is not None:
             due.append(check)
         if self._terms.task_timeout is not None:
-            due += [worker.since + self._terms.task_timeout for worker in self.dispatch.workers if worker.tasks]
+            timed = [each for each in self.dispatch.workers if each.tasks and not each.timed_out]
+            due += [each.since + self._terms.task_timeout for each in timed]
         for memory in (self._arena, self._buffers):
             if memory is not None and memory.due is not None:
                 due.append(memory.due)
@@ -260,6 +266,8 @@ class Manager:
             if late or (self._kill_at is not None and now >= self._kill_at):
                 worker.timed_out = worker.timed_out or bool(late)
                 worker.kill()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None  # once: one that waits for a disk ends when it can
 
     def _hear(self, worker: Handle) -> None:
         with self.dispatch.lock:

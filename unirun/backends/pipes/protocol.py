@@ -18,12 +18,12 @@ Does not promise:
 
 from __future__ import annotations
 
-import copyreg
 import pickle
 import struct
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
+
+from unirun.pickling import pickler as pool_pickler
 
 __all__ = [
     "DROPPED",
@@ -117,19 +117,7 @@ class _Chunks(list[bytes]):
         self.append(chunk if type(chunk) is bytes else bytes(chunk))
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles as ``multiprocessing`` does, with the reducers registered there."""
-
-
-def _dispatch_table() -> Any:
-    try:
-        from multiprocessing.reduction import ForkingPickler
-    except ImportError:  # no multiprocessing on this Python; then there is no worker either
-        return copyreg.dispatch_table
-    return ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table)  # type: ignore[attr-defined]
-
-
-_Pickler.dispatch_table = _dispatch_table()
+_PICKLER: Final = pool_pickler()
 
 
 def is_simple(value: object) -> bool:
@@ -138,7 +126,7 @@ def is_simple(value: object) -> bool:
     return kind in _NUMBERS or (kind in _TEXTS and len(value) < _OUT_OF_BAND)  # type: ignore[arg-type]
 
 
-def dump(value: object, pickler: type[pickle.Pickler] = _Pickler) -> tuple[list[bytes], list[memoryview]]:
+def dump(value: object, pickler: type[pickle.Pickler] = _PICKLER) -> tuple[list[bytes], list[memoryview]]:
     """Pickle ``value``.
 
     Args:

@@ -19,13 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from multiprocessing import process
 from typing import Any, Final
 
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.arena import Memo
+from unirun.backends.pipes.exits import ending, unlist
 from unirun.backends.pipes.pool import PipePool
 from unirun.fresh import Birth
-from unirun.refusal import Failure
+from unirun.refusal import Failure, Refused
 
 __all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
 
@@ -69,11 +71,25 @@ def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
             clearings = _clearings
         if kept is None:
             birth = Birth()  # before
-            return Loan(key, make(), birth, clearings)
-        _list_workers(kept.pool, listed=True)
+            return Loan(key, _opened(make), birth, clearings)
+        process._children.update(kept.pool.processes.copy().values())  # type: ignore[attr-defined]
         if kept.pool.usable and not kept.birth.is_over():
             return Loan(key, kept.pool, kept.birth, clearings)
         kept.pool.shutdown(wait=False)
+
+
+def _opened(make: Callable[[], PipePool]) -> PipePool:
+    """Open a pool; if there is no room for all of its workers, once more without the pools that nobody has borrowed."""
+    try:
+        pool = make()
+    except Refused:
+        if not _end_idle():
+            raise
+        return make()
+    if pool.short is None or not _end_idle():
+        return pool
+    pool.shutdown(wait=True)
+    return make()
 
 
 def clear() -> None:
@@ -81,6 +97,12 @@ def clear() -> None:
     global _clearings
     with _changed:
         _clearings += 1
+    _end_idle()
+
+
+def _end_idle() -> bool:
+    """End the pools that nobody has borrowed, and wait for their end; return whether there were any."""
+    with _changed:
         pools = [kept.pool for same in _shelf.values() for kept in same]
         _shelf.clear()
         _changed.notify_all()
@@ -88,27 +110,20 @@ def clear() -> None:
         pool.shutdown(wait=False)
     for pool in pools:
         pool.shutdown(wait=True)
+    return bool(pools)
 
 
 def _give_back(key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> bool:
     """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
     with _changed:
         same = _shelf.get(key, [])
-        keep = pool.usable and clearings == _clearings and len(same) < _MOST and _ensure_reaper()
+        keep = pool.usable and clearings == _clearings and len(same) < _MOST and not ending() and _ensure_reaper()
         if keep:
-            _list_workers(pool, listed=False)
+            unlist(pool.processes.copy().values())
             _shelf[key] = [*same, _Kept(pool, birth)]
     if not keep:
         pool.shutdown(wait=False)
     return keep
-
-
-def _list_workers(pool: PipePool, *, listed: bool) -> None:
-    """Have multiprocessing list workers as children or not: a program that waits for all must not wait for these."""
-    from multiprocessing import process
-
-    children: set[Any] = process._children  # type: ignore[attr-defined]
-    (children.update if listed else children.difference_update)(list(pool.processes.values()))
 
 
 def _ensure_reaper() -> bool:
@@ -156,7 +171,8 @@ class Loan(ChunkingExecutor):
         # Guards the next three, and the pool against words of a borrower that it does not have any more. Reentrant: a
         # signal handler may submit, or shut down.
         self._lock = threading.RLock()
-        self._submitting = 0  # submits that have begun, which are to be in the queue before the pool is given back
+        # One token for each submit that has begun, which is to be in the queue before the pool is given back.
+        self._submitting: set[object] = set()
         self._closed = False
         self._returned = False  # the pool is another one's, or nobody's
         self._short: Failure | None = None
@@ -183,17 +199,25 @@ class Loan(ChunkingExecutor):
     def _submit(self, submit: Callable[..., Future[Any]], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self._pool.foreign:  # which it says; here another thread of the parent's may have held the lock
             return submit(*args, **kwargs)
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._submitting += 1
+        token = object()
         try:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("cannot schedule new futures after shutdown")
+                self._submitting.add(token)
             return submit(*args, **kwargs)
         finally:
-            with self._lock:
-                self._submitting -= 1
-                last = self._closed and not self._submitting
-            if last:
+            try:
+                self._leave(token)
+            except BaseException:  # Ctrl-C, which must not keep the pool for ever
+                self._leave(token)
+                raise
+
+    def _leave(self, token: object = None) -> None:
+        """Have the pool given back if nothing is submitted any more; may be called at any time, and again."""
+        with self._lock:
+            self._submitting.discard(token)
+            if self._closed and not self._submitting and not self._returned:
                 self._pool.vacate(self._return)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -201,12 +225,10 @@ class Loan(ChunkingExecutor):
         if self._pool.foreign:
             return
         with self._lock:
-            first, self._closed = not self._closed, True
-            last = first and not self._submitting
+            self._closed = True
             if cancel_futures and not self._returned:
                 self._pool.cancel()
-        if last:
-            self._pool.vacate(self._return)
+        self._leave()
         if wait and not self.served_by(threading.current_thread()):
             self._over.wait()
             if not self._kept:
@@ -242,6 +264,8 @@ class Loan(ChunkingExecutor):
 
     def _return(self) -> None:
         with self._lock:
+            if self._returned:
+                return  # it was asked for more than once
             self._returned = True
         self._short = self._pool.short
         self._pool.renew()

@@ -2,7 +2,8 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from concurrent.futures.process import *  # noqa: F403
+    from concurrent.futures.process import EXTRA_QUEUED_CALLS as EXTRA_QUEUED_CALLS
+    from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
 
     from unirun.process import ProcessPoolExecutor as ProcessPoolExecutor
 else:

@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from concurrent.futures.thread import *  # noqa: F403
+    from concurrent.futures.thread import BrokenThreadPool as BrokenThreadPool
 
     from unirun.thread import ThreadPoolExecutor as ThreadPoolExecutor
 else:

@@ -1,0 +1,67 @@
+"""What is pickled as `multiprocessing` pickles it is the same, to the byte; and a program may have its say."""
+
+import copyreg
+import pickle
+import threading
+from multiprocessing import Lock, Pipe, reduction
+from typing import Any
+
+import pytest
+
+from unirun.pickling import dumps
+
+
+class Point:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def twice(self) -> int:
+        return 2 * self.x
+
+
+class Reduced:
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, "text", (1, [2.5], {"a": None}), Point(3), len, dumps, ValueError("no"), [Point(1)] * 3, Point(1).twice],
+)
+def test_as_multiprocessing_does(value: Any) -> None:
+    assert dumps(value) == bytes(reduction.ForkingPickler.dumps(value))
+
+
+@pytest.mark.parametrize("value", [Lock(), threading.Lock(), lambda: None])
+def test_what_cannot_be_pickled(value: Any) -> None:
+    with pytest.raises(Exception) as expected:  # noqa: PT011 - whichever it is
+        reduction.ForkingPickler.dumps(value)
+    with pytest.raises(type(expected.value), match=str(expected.value)[:20]):
+        dumps(value)
+
+
+def test_reducers_that_are_registered_later() -> None:
+    """There, and with `copyreg`."""
+    dumps(1)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        dumps(ours)  # multiprocessing has registered that
+    reduction.register(Reduced, lambda _: (str, ("multiprocessing",)))
+    try:
+        assert pickle.loads(dumps(Reduced())) == "multiprocessing"
+    finally:
+        del reduction.ForkingPickler._extra_reducers[Reduced]  # type: ignore[attr-defined]
+    copyreg.pickle(Reduced, lambda _: (str, ("copyreg",)))  # type: ignore[arg-type, return-value]
+    try:
+        assert pickle.loads(dumps(Reduced())) == "copyreg"
+    finally:
+        del copyreg.dispatch_table[Reduced]
+
+
+def test_a_pickler_of_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(reduction.ForkingPickler):
+        @classmethod
+        def dumps(cls, obj: Any, protocol: Any = None) -> Any:
+            return memoryview(b"own")
+
+    monkeypatch.setattr(reduction, "ForkingPickler", Own)
+    assert dumps(1) == b"own"
