@@ -33,6 +33,7 @@ def to_process(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coro
     Raises:
         BrokenProcessPool: A worker ended abruptly.
         DowngradeError: No rung can serve, or downgrades are errors.
+        ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
         TypeError: ``fn`` is no function; at the call.
         Exception: Whatever ``fn`` raises.
     """
@@ -55,6 +56,7 @@ def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Corou
 
     Raises:
         DowngradeError: No rung can serve, or downgrades are errors.
+        ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
         TypeError: ``fn`` is no function; at the call.
         Exception: Whatever ``fn`` raises.
     """

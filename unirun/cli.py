@@ -146,6 +146,12 @@ def conclusion(report: Report) -> list[str]:
         untried = "Nothing is known to stop process pools here; nothing was tried."
         works = "Process pools work here." if processes.settled else untried
         said = [works, f"{run}."]
+    elif why is not None and why.stage == "construct" and "pipes" not in processes.ladder:
+        said = [
+            f"The stdlib's process pools cannot start here: {cause(why)}.",
+            "UNIRUN_LADDER leaves out pipes, which may.",
+            f"{run}.",
+        ]
     elif why is not None:
         by = f" by {_method(report)}" if _other_methods(report) else ""
         said = [f"Process pools cannot start here{by}: {cause(why)}.", f"{run}."]

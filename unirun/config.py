@@ -1,6 +1,7 @@
 """Settings: RuntimeConfig, the environment variables that mean the same, and their precedence.
 
-This is the only module that reads ``os.environ``, and it does so when a setting is needed, not at import.
+This is the only module that says what ``UNIRUN_*`` variables mean, and it reads them when a setting is needed, not at
+import. The hook, which comes before it, reads its two switches by itself.
 Precedence, highest first: an argument of the call, the ``RuntimeConfig`` given, the one set by ``configure``,
 the environment, the default.
 """

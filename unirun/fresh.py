@@ -23,21 +23,24 @@ _PRELOADED: Final = ["__main__"]
 class Birth:
     """The moment at which workers are started that do not fork from this process, and what they get to see."""
 
-    def __init__(self) -> None:
+    def __init__(self, start_method: str | None = "spawn") -> None:
+        self._spawned = start_method == "spawn"
         self._when = time.time() - _TICK
         self._surroundings = _surroundings()
-        self._settings = _settings()
+        self._settings = _settings(self._spawned)
         self._files = {path: _identity(path) for path in _own_files()}
 
     def is_over(self) -> bool:
         """Tell whether workers that are started now would see something else.
 
         That is: another environment, current directory, ``sys.path``, ``sys.argv`` or main module; other settings of
-        multiprocessing; other rights, limits or CPUs; or a module of the program's own whose file is not the same any
-        more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a worker
+        multiprocessing; other rights, limits or CPUs; where they are spawned, other standard files or ignored signals,
+        which a fork server has had since it was started; or a module of the program's own whose file is not the same
+        any more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a worker
         has imported, nor the umask, which cannot be read without being set for all threads.
         """
-        return self.is_elsewhere() or _settings() != self._settings or any(map(self._is_new, _own_files()))
+        elsewhere = self.is_elsewhere() or _settings(self._spawned) != self._settings
+        return elsewhere or any(map(self._is_new, _own_files()))
 
     def is_elsewhere(self) -> bool:
         """Tell only about the environment, the current directory, ``sys.path`` and ``sys.argv``: that is quick."""
@@ -70,7 +73,7 @@ def _surroundings() -> tuple[Any, ...]:
     return dict(os.environ), folder, list(sys.path), list(sys.argv)
 
 
-def _settings() -> tuple[Any, ...]:
+def _settings(spawned: bool) -> tuple[Any, ...]:
     # Here: whoever only uses threads loads this module too, and a Python may have no multiprocessing.
     from multiprocessing import process, spawn
 
@@ -84,6 +87,7 @@ def _settings() -> tuple[Any, ...]:
         bytes(process.current_process().authkey),
         list(server._forkserver._preload_modules) if server else _PRELOADED,
         _inherited(),
+        _handed_on() if spawned else None,
     )
 
 
@@ -94,6 +98,21 @@ def _folder() -> tuple[Any, ...]:
     except OSError:  # it cannot be read any more
         return ()
     return here.st_dev, here.st_ino
+
+
+def _handed_on() -> tuple[Any, ...]:
+    """Return the standard files, and the signals that are ignored, as a new interpreter gets them."""
+    import signal
+
+    files: list[tuple[int, int] | None] = []
+    for fd in range(3):
+        try:
+            found = os.fstat(fd)
+        except OSError:  # it is closed
+            files.append(None)
+        else:
+            files.append((found.st_dev, found.st_ino))
+    return files, [each for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN]
 
 
 def _inherited() -> tuple[Any, ...]:

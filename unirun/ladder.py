@@ -10,6 +10,7 @@ import errno
 from unirun.config import FLAVORS, check_choice
 from unirun.errors import ConfigError
 from unirun.refusal import Failure
+from unirun.trace import OWN_LADDER
 from unirun.values import Value
 
 TYPE_CHECKING = False
@@ -105,7 +106,7 @@ def decide(request: Request, config: RuntimeConfig, host: Host) -> Plan:
     if config.ladder is not None:
         own = tuple(rung for rung in config.ladder if rung in _MAY_SERVE[flavor])
         if own:
-            ladder, reason = own, f"{reason}; the ladder is the user's own"
+            ladder, reason = own, f"{reason}; {OWN_LADDER}"
         else:
             reason = f"{reason}; the user's own ladder has nothing that may serve it"
     method = request.start_method or config.start_method or host.default_start_method

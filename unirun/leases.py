@@ -180,7 +180,7 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
         entry = None
     if entry is None:
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
-        birth = None if opening.plan.start_method in (None, "fork") else Birth()
+        birth = None if opening.plan.start_method in (None, "fork") else Birth(opening.plan.start_method)
         entry = _leases[key] = _Lease(open_pool(opening), birth)
     return key, entry
 

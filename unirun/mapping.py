@@ -49,6 +49,8 @@ def map(
         RuntimeError: From the iterator: the executor was shut down before the iterables were read to their end. Those
             that have a length are read at its shutdown.
         Exception: From the iterator: whatever the function raised, in the place of its result; or an iterable.
+        DowngradeError: No rung can serve, or downgrades are errors.
+        ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
         TypeError: ``executor`` is neither an executor nor a function, there is no iterable, ``chunksize`` or
             ``buffersize`` is no whole number, or ``timeout`` no number.
         ValueError: ``chunksize`` or ``buffersize`` is less than 1, or ``timeout`` is not a number (NaN).
@@ -119,6 +121,7 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
     Raises:
         TypeError: ``executor`` is neither an executor nor a function, or no function comes after it.
         DowngradeError: No rung can serve, or downgrades are errors.
+        ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
     """
     if is_executor(executor):
         _check_order("submit", executor, arguments[0] if arguments else executor, arguments)

@@ -170,7 +170,10 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             return None
         if not mentions_main(*task, self._unirun_spec.initializer, *self._unirun_spec.initargs):
             return None
-        why = f"a worker started by {method!r} does not import this main module and so cannot find its names"
+        why = (
+            f"a worker started by {method!r} does not import this main module and so cannot find its names; "
+            'put the function into a module of its own, or install "unirun[cloudpickle]"'
+        )
         return Refused("bootstrap", AttributeError(why))
 
     def _unirun_descend(self, rung: str, task: tuple[Any, ...]) -> None:
@@ -192,7 +195,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             from unirun.backends.pipes import shelf
 
             workers, context = self._max_workers, self._unirun_context()
-            key = workers, context.get_start_method(), terms
+            key = context.get_start_method(), workers, terms
             pool = shelf.borrow(key, lambda: open_pipes(workers, context, terms=terms))
         else:
             pool = open_pipes(self._max_workers, self._unirun_context(), spec.initializer, spec.initargs, terms)

@@ -136,7 +136,10 @@ def _start(command: list[str], environment: dict[str, str], *, summary: bool) ->
         if summary:
             from unirun.autopatch.summary import announce, report
 
-            file = announce(environment, os.getpid() if replaces else 0)
+            try:
+                file = announce(environment, os.getpid() if replaces else 0)
+            except OSError as error:
+                return _refuse(f"--summary needs a folder for a temporary file ({error}); set TMPDIR, or leave it out")
         if replaces:
             os.execve(sys.executable or "", command, environment)
         status = _wait(command, environment)

@@ -49,8 +49,11 @@ class Run:
         trace: ``True`` writes the decision to standard error, in one line; a callable gets the ``DecisionTrace``.
 
     Raises:
-        ConfigError: A value is not accepted.
+        ConfigError: A value is not accepted; from the ``with`` statement that of a ``UNIRUN_*`` variable.
         TypeError: ``config``, ``executor`` or ``trace`` is of another kind.
+        DowngradeError: From the ``with`` statement or the first ``submit``: no rung can serve, or downgrades are
+            errors.
+        BootstrapError: From the first ``submit``: this process is a worker that imports a script without a guard.
     """
 
     def __init__(

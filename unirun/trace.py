@@ -31,6 +31,8 @@ LOGGER: Final = logging.getLogger("unirun")
 
 #: The backends whose workers are processes.
 PROCESSES: Final = frozenset({"processes", "pipes"})
+#: Of a decision's ``reason``.
+OWN_LADDER: Final = "the ladder is the user's own"
 
 Listener = Callable[["DecisionTrace"], object]
 
@@ -48,7 +50,7 @@ class DecisionTrace(Value, uncompared=("where",)):
         ladder: The rungs that may serve it, best first.
         refused: One ``Failure`` for each rung that could not serve: backend, stage, error.
         backend: The rung chosen; ``None`` when none could be, or none was allowed.
-        workers: How many workers it runs with at most; ``None`` for inline.
+        workers: How many workers it runs with at most; ``None`` for inline, and for a drop-in that has not started.
         start_method: How worker processes are started; ``None`` where there are none.
         short: Why fewer workers than asked for were started, or ``None``.
         reason: Why this flavor and this ladder, in words.
@@ -96,15 +98,19 @@ class DecisionTrace(Value, uncompared=("where",)):
 
     def warning(self) -> str:
         """Return the text of the ``DowngradeWarning`` for this decision."""
-        advice = "UNIRUN_DOWNGRADE=error raises instead, UNIRUN_DOWNGRADE=silent says nothing"
+        advice = (
+            "UNIRUN_DOWNGRADE=error raises instead, UNIRUN_DOWNGRADE=silent says nothing; "
+            "`python -m unirun doctor` says what can be done"
+        )
         return f"{self.origin} {self._outcome()}: {self._refusals()}. {advice}"
 
     def refusal(self) -> str:
         """Return the text of the ``DowngradeError`` for this decision."""
         untried = [rung for rung in self.ladder if rung not in {f.backend for f in self.refused}]
-        rest = f" {', '.join(untried)} not tried, because UNIRUN_DOWNGRADE=error." if untried else ""
+        rest = f" {', '.join(untried)} not tried, because downgrades are errors (downgrade='error')." if untried else ""
+        own = f" The ladder is your own: {', '.join(self.ladder)}." if OWN_LADDER in self.reason else ""
         return (
-            f"{self.origin} cannot be served as asked: {self._refusals()}.{rest} "
+            f"{self.origin} cannot be served as asked: {self._refusals()}.{rest}{own} "
             "Run `python -m unirun doctor` to see what this host can do"
         )
 

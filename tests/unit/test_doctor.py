@@ -381,6 +381,14 @@ def test_no_multiprocessing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "none: this Python has no multiprocessing" in text
 
 
+def test_a_ladder_without_what_would_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_semaphores = failure("processes", "construct", OSError(errno.ENOSYS, "Function not implemented"))
+    bare = replace(HEALTHY, no_processes=no_semaphores)
+    text = cli.render(report_on(monkeypatch, bare, UNIRUN_LADDER="processes,threads"))
+    assert text.startswith("The stdlib's process pools cannot start here: semaphores are refused")
+    assert "UNIRUN_LADDER leaves out pipes, which may." in text
+
+
 def test_downgrades_that_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_on(monkeypatch, NO_WORKERS, UNIRUN_DOWNGRADE="error")
     assert cli.conclusion(report)[1] == "Requests for processes run nowhere: they raise DowngradeError."

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -200,3 +201,29 @@ def test_what_cannot_be_undone(change: str) -> None:
         check=True,
         timeout=60,
     )
+
+
+def test_another_standard_output(tmp_path: Path) -> None:
+    """Spawned workers write to the one that there was; those of a fork server, to that server's."""
+    spawned, served = Birth("spawn"), Birth("forkserver")
+    before = os.dup(1)
+    file = os.open(tmp_path / "output", os.O_WRONLY | os.O_CREAT)
+    try:
+        os.dup2(file, 1)
+        assert spawned.is_over()
+        assert not served.is_over()
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(file)
+    assert not spawned.is_over()
+
+
+def test_signals_that_are_ignored() -> None:
+    birth = Birth("spawn")
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        assert birth.is_over()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert not birth.is_over()

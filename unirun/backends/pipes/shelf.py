@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import process
 from typing import Any, Final
@@ -30,6 +30,8 @@ from unirun.fresh import Birth
 from unirun.refusal import Failure, Refused
 
 __all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
+
+_Key = tuple[Any, ...]
 
 #: Seconds after which a pool that nobody borrows is ended: as those of ``leases``.
 IDLE_SECONDS: Final = 60.0
@@ -48,18 +50,18 @@ class _Kept:
 
 # Guards all below, and is held for a few steps only; notified when the reaper has to look again.
 _changed = threading.Condition()
-_shelf: dict[Hashable, list[_Kept]] = {}
+_shelf: dict[_Key, list[_Kept]] = {}
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
 # How often `clear` was called: a pool that was lent before it is not kept after it.
 _clearings = 0
 
 
-def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
+def borrow(key: _Key, make: Callable[[], PipePool]) -> Loan:
     """Return a warm pool, or a new one.
 
     Args:
-        key: What pools have to have in common.
+        key: What pools have to have in common: first the start method.
         make: Opens a new one.
 
     Raises:
@@ -70,7 +72,7 @@ def borrow(key: Hashable, make: Callable[[], PipePool]) -> Loan:
             kept = _shelf[key].pop() if _shelf.get(key) else None  # the last one first: the others may become idle
             clearings = _clearings
         if kept is None:
-            birth = Birth()  # before
+            birth = Birth(key[0])  # before
             return Loan(key, _opened(make), birth, clearings)
         process._children.update(kept.pool.processes.copy().values())  # type: ignore[attr-defined]
         if kept.pool.usable and not kept.birth.is_over():
@@ -113,7 +115,7 @@ def _end_idle() -> bool:
     return bool(pools)
 
 
-def _give_back(key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> bool:
+def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
     """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
     with _changed:
         same = _shelf.get(key, [])
@@ -163,7 +165,7 @@ def _reap() -> None:
 class Loan(ChunkingExecutor):
     """A pool as its borrower sees it: an executor with its own tasks and its own end."""
 
-    def __init__(self, key: Hashable, pool: PipePool, birth: Birth, clearings: int) -> None:
+    def __init__(self, key: _Key, pool: PipePool, birth: Birth, clearings: int) -> None:
         self._key = key
         self._pool = pool
         self._birth = birth
@@ -279,6 +281,6 @@ def _forget_in_child() -> None:
     _changed, _shelf, _reaper = threading.Condition(), {}, None
 
 
-_inherited: list[dict[Hashable, list[_Kept]]] = []
+_inherited: list[dict[_Key, list[_Kept]]] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
