@@ -36,8 +36,8 @@ class Birth:
         That is: another environment, current directory, ``sys.path``, ``sys.argv`` or main module; other settings of
         multiprocessing; other rights, limits or CPUs; where they are spawned, other standard files or ignored signals,
         which a fork server has had since it was started; or a module of the program's own whose file is not the same
-        any more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a worker
-        has imported, nor the umask, which cannot be read without being set for all threads.
+        any more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a
+        worker has imported, nor the umask, which cannot be read without being set for all threads.
         """
         elsewhere = self.is_elsewhere() or _settings(self._spawned) != self._settings
         return elsewhere or any(map(self._is_new, _own_files()))
