@@ -35,6 +35,8 @@ __all__ = [
 
 #: What a caller may ask for.
 FLAVORS: Final = ("auto", "processes", "threads", "interpreters", "none")
+#: What the ``reason`` of a decision says of a ladder that is set.
+OWN_LADDER: Final = "the ladder is the user's own"
 #: The backends of this version. `interpreters` will join them.
 BACKENDS: Final = ("processes", "pipes", "threads", "inline")
 _RUNGS: Final = "one or more of " + ", ".join(map(repr, BACKENDS)) + ", each once, best first"

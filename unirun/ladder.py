@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import errno
 
-from unirun.config import FLAVORS, check_choice
+from unirun.config import FLAVORS, OWN_LADDER, check_choice
 from unirun.errors import ConfigError
 from unirun.refusal import Failure
-from unirun.trace import OWN_LADDER
 from unirun.values import Value
 
 TYPE_CHECKING = False

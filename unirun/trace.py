@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 
+from unirun.config import OWN_LADDER
 from unirun.values import Value
 
 TYPE_CHECKING = False
@@ -31,8 +32,6 @@ LOGGER: Final = logging.getLogger("unirun")
 
 #: The backends whose workers are processes.
 PROCESSES: Final = frozenset({"processes", "pipes"})
-#: Of a decision's ``reason``.
-OWN_LADDER: Final = "the ladder is the user's own"
 
 Listener = Callable[["DecisionTrace"], object]
 

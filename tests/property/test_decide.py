@@ -141,6 +141,7 @@ def test_decide_can_reach_nothing_but_its_arguments() -> None:
         ("errno", "errno"),
         ("typing", "Final"),
         ("unirun.config", "FLAVORS"),
+        ("unirun.config", "OWN_LADDER"),
         ("unirun.config", "RuntimeConfig"),
         ("unirun.config", "check_choice"),
         ("unirun.errors", "ConfigError"),
