@@ -11,7 +11,7 @@ import sys
 
 from unirun import thread  # noqa: F401
 from unirun.aside import stands_aside
-from unirun.backends import repairs  # noqa: F401
+from unirun.backends import inline, repairs  # noqa: F401
 from unirun.backends.lowered import mentions_main
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 from unirun.kinship import acknowledge

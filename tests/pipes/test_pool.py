@@ -618,6 +618,33 @@ def test_no_worker_outlives_a_parent_that_is_killed(
     assert len(children) == len(child)
 
 
+def test_process_objects_that_the_program_closes(method: str, tmp_path: Path) -> None:
+    """Of workers that are dead. The numbers of what they had open are other files' then, and stay so in a child."""
+    with opened(method) as pool:
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+        for process in list(pool.processes.values()):
+            process.kill()
+            process.join()
+            process.close()
+        files = [(tmp_path / str(number)).open("w") for number in range(30)]
+        child = os.fork()
+        if not child:
+            os._exit(sum(not is_open(file.fileno()) for file in files))
+        assert os.waitpid(child, 0)[1] == 0
+        for file in files:
+            file.close()
+    with opened(method) as pool:
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -33,6 +33,10 @@ def square(number: int) -> int:
     return number * number
 
 
+def mark(path: str) -> None:
+    Path(path).touch()
+
+
 def nap(number: int) -> int:
     time.sleep(0.002)
     return number
@@ -330,12 +334,22 @@ def test_ctrl_c_while_batches_are_sent(step: str, ladder: Any, monkeypatch: pyte
 
 
 def test_results_that_nobody_asked_for() -> None:
-    """Those of an iterable that is read as results are taken go with the iterator, although it has not begun."""
+    """Those of an iterable without an end go when the executor is used again, although their iterator has not begun."""
     with Run(flavor="processes", max_workers=1) as executor:
         for _ in range(3):
             unirun.map(executor, square, itertools.count())
             gc.collect()
+        assert executor.submit(square, 3).result(PATIENCE) == 9
         end = time.monotonic() + PATIENCE
         while executor._unirun_maps:  # type: ignore[union-attr]
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+def test_a_forgotten_map_of_a_list_does_its_work(tmp_path: Path) -> None:
+    """At the end of the block, as it would have if all had been submitted at the call."""
+    with Run(flavor="processes", max_workers=1) as executor:
+        unirun.map(executor, mark, [str(tmp_path / str(number)) for number in range(50)], buffersize=4)
+        gc.collect()
+        assert executor.submit(square, 3).result(PATIENCE) == 9
+    assert len(os.listdir(tmp_path)) == 50

@@ -20,6 +20,7 @@ import unirun
 from tests.conformance.columns import FORKING
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import shelf
+from unirun.refusal import Refused
 
 pytestmark = FORKING
 
@@ -610,3 +611,18 @@ def test_daemon_threads_that_go_on_do_not_keep_the_exit_waiting(method: str, tmp
         check=False,
     )
     assert done.stdout == "the end\n", done.stderr
+
+
+def test_no_second_try_for_what_is_no_lack_of_room() -> None:
+    """Each would import the main module once more; and the pools that wait stay."""
+    pid_in("spawn")
+    tries: list[int] = []
+
+    def refuse() -> Any:
+        tries.append(1)
+        raise Refused("bootstrap", BrokenExecutor("every worker ended"))
+
+    with pytest.raises(Refused):
+        shelf.borrow(("spawn", "another kind"), refuse)
+    assert tries == [1]
+    assert shelf._shelf

@@ -6,15 +6,16 @@ import itertools
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 
 import unirun.backends.batch as worker
 from unirun.maps import exits
-from unirun.maps.pace import Pace
+from unirun.maps.pace import AHEAD, ITEMS, LIMIT, WINDOW, Pace
 from unirun.maps.parcels import Batch, Parcels
-from unirun.maps.results import LazyResults, Results, one_by_one
+from unirun.maps.results import Results, one_by_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,16 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches"]
 _SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
-#: Seconds after which a worker begins no further item of a batch.
-_LIMIT: Final = 0.01
-#: Batches on their way for each worker: one that runs and one that waits for it.
-_AHEAD: Final = 2
 #: Seconds of taking items after which it is time to look whether a worker is idle.
 _LOOK: Final = 0.0005
-#: Batches for each worker of which the results wait to be asked for, where the iterable is read as results are taken.
-#: So many that the others go on while the first one takes longer than most; and items in all, some 30 MB of numbers.
-_WINDOW: Final = 8
-_ITEMS: Final = 1 << 16
 
 
 class Batches:
@@ -73,7 +66,7 @@ class Batches:
         first: Any = iterables[0] if iterables else ()
         self._whole: Sequence[Any] | None = first[:] if len(iterables) == 1 and type(first) in _SEQUENCES else None
         self._workers = workers
-        self._ahead = _AHEAD * workers
+        self._ahead = AHEAD * workers
         self._size = size
         self._window = window
         self._end = None if timeout is None else time.monotonic() + timeout
@@ -95,6 +88,7 @@ class Batches:
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
+        self._asking: weakref.ref[Results] | None = None  # where results are asked for
         self._paces = paces if paces is not None and worker.by_name(fn) else {}
         self._pace = Pace(workers, self._paces.get(fn) if self._paces else None)
 
@@ -116,10 +110,16 @@ class Batches:
             self._read = self._read or self._window is None
             self._pump()
             self._settle()
-        kind = Results if self._window is None else LazyResults
-        return kind.of(self._results(), self._close)
+        results = Results.of(self._results(), self._close)
+        self._asking = weakref.ref(results)
+        return results
 
-    # Ways to end it, for the executor.
+    # For the executor.
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether nobody can ask for results any more, on whom it depends that there is an end of it."""
+        return not self._finite and self._window is not None and self._asking is not None and self._asking() is None
 
     def flush(self) -> None:
         """Send what was taken, now: what is submitted next comes after it."""
@@ -198,7 +198,7 @@ class Batches:
         while not self._read and self._error is None:
             with self._changed:
                 size = self._wanted(0)
-                window = self._window or min(_WINDOW * self._workers * size, _ITEMS)
+                window = self._window or min(WINDOW * self._workers * size, ITEMS)
                 count = min(size, window - (self._taken - self._next), self._ahead * size - self._waiting)
             if count <= 0:
                 return
@@ -284,7 +284,7 @@ class Batches:
             return 1
         if self._size is not None:
             return self._size
-        most = None if self._window is None else max(1, (self._window or _ITEMS) // self._ahead)
+        most = None if self._window is None else max(1, (self._window or ITEMS) // self._ahead)
         return self._pace.wanted(left if self._read and left else None, most)
 
     def _send(self, batch: Batch) -> None:
@@ -296,12 +296,12 @@ class Batches:
         if parcel is None or batch.alone:
             task = self._parcels.single(batch.items[0], timed=self._size != 1)
         else:
-            task = parcel.task(_LIMIT if self._workers > 1 and self._size is None else math.inf)
-        futures = batch.futures  # closing puts another one in its place
-        futures.extend(itertools.starmap(self._submit, (task,)))  # one step: what is submitted is known
-        futures[0].add_done_callback(partial(self._done, batch))
+            task = parcel.task(LIMIT if self._workers > 1 and self._size is None else math.inf)
+        batch.futures.extend(itertools.starmap(self._submit, (task,)))  # one step: what is submitted is known
+        (future,) = batch.futures
+        future.add_done_callback(partial(self._done, batch))
         if self._closed:
-            futures.pop().cancel()  # nobody takes it
+            future.cancel()
 
     def _put_back(self, batch: Batch, count: int) -> None:
         """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
@@ -325,6 +325,8 @@ class Batches:
             elif self._size != 1:
                 self._learn(batch, future.result())
             batch.items = ()
+            if self._closed:
+                batch.futures.clear()  # nobody takes it
             if batch.start == self._next or self._window is not None or self._over:
                 self._changed.notify_all()
         self._pump()
@@ -391,8 +393,7 @@ class Batches:
         # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile
         # ends its manager thread, and the others are never heard of; see gh-107219.
         for batch in left.values():
-            futures, batch.futures = batch.futures, []
-            for future in futures:
+            for future in list(batch.futures):
                 if not self._broken:
                     future.cancel()
         self._settle()

@@ -45,7 +45,10 @@ class BatchingExecutor(ManagedExecutor):
             if self._unirun_ending:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             for each in list(self._unirun_maps):
-                each.flush()
+                if each.forgotten:
+                    each.cancel()
+                else:
+                    each.flush()
         return super().submit(fn, *args, **kwargs)
 
     submit.__doc__ = Executor.submit.__doc__
@@ -104,8 +107,10 @@ class BatchingExecutor(ManagedExecutor):
 
         if self._unirun_ending:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if self._max_workers == 1:  # then the order in which tasks begin can be seen
-            for each in list(self._unirun_maps):
+        for each in list(self._unirun_maps):
+            if each.forgotten:
+                each.cancel()
+            elif self._max_workers == 1:  # then the order in which tasks begin can be seen
                 each.flush()
         memos: list[Memo] = []
         # Emptied when all is done: the executor is not held then by whoever holds the results.

@@ -37,8 +37,8 @@ def _finish() -> None:
 
 
 try:
-    # The stdlib's pools end by such functions too. The newest is called first; those were there before this module,
-    # which is imported by the first map.
+    # The stdlib's pools end by such functions too. The newest is called first; those were there before this module, as
+    # `process` sees to.
     threading._register_atexit(_finish)  # type: ignore[attr-defined]
 except RuntimeError:
     pass  # the interpreter ends already, and nothing can be submitted any more

@@ -37,7 +37,7 @@ class Batch:
         self.count = len(items)
         self.alone = False  # a task as any other, and not a batch of one
         self.done = False
-        self.futures: list[Any] = []  # of the task, until somebody takes it
+        self.futures: list[Any] = []  # of the task, from when it was submitted until somebody takes it
 
 
 class Parcel:

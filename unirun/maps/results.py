@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
     _Chain = itertools.chain  # to say `Any` would load `typing`
 
-__all__ = ["LazyResults", "Results", "one_by_one"]
+__all__ = ["Results", "one_by_one"]
 
 
 class Results(_Chain):
@@ -41,13 +41,6 @@ class Results(_Chain):
         """Take back what has not begun, and yield nothing more."""
         self._batches.close()
         self._ended()
-
-
-class LazyResults(Results):
-    """Those of items that are taken as results are: when nobody can ask for these any more, nothing is left to do."""
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callable[[], object]) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["close", "close_in_children", "forget", "made", "on_fork", "starting"]
+__all__ = ["Lifeline", "close", "close_in_children", "forget", "made", "on_fork", "starting"]
 
 # Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
 # thread.
@@ -42,10 +42,9 @@ def close_in_children(*ends: Any) -> None:
     _listed.update(ends)
 
 
-def forget(*ends: Any) -> None:
-    """Take from the list what somebody else closes, before that."""
-    with _making:
-        _listed.difference_update(ends)
+def forget(end: Any) -> None:
+    """Take from the list what somebody else closes."""
+    _listed.discard(end)
 
 
 def close(*ends: Any) -> None:
@@ -62,6 +61,26 @@ def close(*ends: Any) -> None:
 def on_fork(callback: Callable[[], None]) -> None:
     """Call ``callback`` in each child that is forked from now on, after the ends were closed."""
     _callbacks.append(callback)
+
+
+class Lifeline:
+    """The end of a pipe of multiprocessing's by which a worker knows that this process lives.
+
+    With a copy in a child of the program's, which lives on, the worker would not be told that this process is gone.
+    """
+
+    def __init__(self, process: Any) -> None:
+        popen = process._popen
+        # What closes it in this process, when the process object is collected, or closed by the program: from then on
+        # another file may have its number.
+        self._finalizer = popen.finalizer
+        self._fds = [fd for fd in popen.finalizer._args if fd != popen.sentinel]
+
+    def close(self) -> None:
+        """Close it, in a child."""
+        if self._finalizer.still_active():
+            for fd in self._fds:
+                os.close(fd)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Handle:
         self._reader = protocol.Reader(buffers.room)
         self._poll: Any = None  # a listener's
         self._ends: list[Any] = []
-        self._lifelines: list[_Lifeline] = []
+        self._lifeline: forks.Lifeline | None = None
         self.process: Any = None
         theirs = None
         try:
@@ -127,8 +127,9 @@ class Handle:
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
             with forks.starting(*kept), _allowed_to_have_children(), _uninterrupted():
                 self.process.start()
-            self._lifelines = [_Lifeline(fd) for fd in _lifelines(self.process)]
-            forks.close_in_children(*self._lifelines)
+            self.pid: int = self.process.pid
+            self._lifeline = forks.Lifeline(self.process)
+            forks.close_in_children(self._lifeline)
         except BaseException as error:
             close_leaked_pipes(error)
             if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
@@ -285,9 +286,10 @@ class Handle:
         while not self._ended() and time.monotonic() < end:
             time.sleep(0.0005)
         self.kill()  # it may live, and have only closed its pipe
-        self.process.join()
-        if self.process.exitcode is None:  # somebody else has waited for it, and multiprocessing takes it for alive
-            from multiprocessing import process
+        if not self._closed:
+            self.process.join()
+        if not self._closed and self.process.exitcode is None:
+            from multiprocessing import process  # somebody else has waited for it, and it is taken for alive there
 
             process._children.discard(self.process)  # type: ignore[attr-defined]
         self.unbegun = [self.tasks.pop(serial) for serial in self.revoke()]
@@ -298,7 +300,7 @@ class Handle:
 
         Somebody else may have waited for it: the kernel, where SIGCHLD is ignored, or a handler that waits for all.
         """
-        if self.process.exitcode is not None:
+        if self._closed or self.process.exitcode is not None:
             return True
         if self.process._popen.method == "forkserver":
             return False  # it is no child of this process, and tells its end through a pipe
@@ -314,16 +316,21 @@ class Handle:
     @property
     def failed(self) -> bool:
         """Whether it ended by a signal or with an error, once it has."""
-        return bool(self.process.exitcode)
+        return self._closed or bool(self.process.exitcode)
+
+    @property
+    def _closed(self) -> bool:
+        """Whether the program has closed the process object, which it can only when the process has ended."""
+        return bool(getattr(self.process, "_closed", False))
 
     def close(self) -> None:
         """Close this side's ends."""
-        forks.forget(*self._lifelines)  # which the process object closes, when it is collected
+        forks.forget(self._lifeline)
         forks.close(*self._ends)
         self.fd = -1
 
     def __str__(self) -> str:
-        code = self.process.exitcode
+        code = None if self._closed else self.process.exitcode
         if code is None:
             how = "ended, and its exit code went to whoever else waits for children of this process"
         elif code < 0:
@@ -333,25 +340,7 @@ class Handle:
                 how = f"was killed by signal {-code}"
         else:
             how = f"ended with exit code {code}"
-        return f"the worker process {self.process.pid} {how}"
-
-
-class _Lifeline:
-    """The end of a pipe of multiprocessing's by which a worker knows that its parent lives."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-def _lifelines(process: Any) -> list[int]:
-    """Return the descriptors that only this process may hold: with a copy in a child of the program's, which lives on,
-    a worker would not be told that this process is gone.
-    """
-    popen = process._popen
-    return [fd for fd in popen.finalizer._args if fd != popen.sentinel]
+        return f"the worker process {self.pid} {how}"
 
 
 def _ensure_helpers(context: Any) -> None:

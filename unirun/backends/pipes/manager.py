@@ -139,7 +139,7 @@ class Manager:
                 self.short = failure("pipes", "start", error)
                 self.dispatch.short = True
                 return
-            self.processes[worker.process.pid] = worker.process
+            self.processes[worker.pid] = worker.process
             if exits.ending():  # multiprocessing would wait for it while a daemon thread has it; it ends with us
                 exits.unlist([worker.process])
             self._watched[worker.fd] = worker
@@ -181,8 +181,9 @@ class Manager:
 
     def join(self) -> None:
         """Wait for the end of the thread, and so of all workers."""
-        if self._thread not in (None, threading.current_thread()) and not self.dispatch.foreign:
-            self._thread.join()
+        thread = self._thread  # not started yet where a daemon thread opens this pool at the exit
+        if thread not in (None, threading.current_thread()) and thread.ident is not None and not self.dispatch.foreign:
+            thread.join()
 
     def disown(self) -> None:
         """In a forked child: the workers are the parent's."""
@@ -329,7 +330,7 @@ class Manager:
         self.worn = self.worn or not worker.leaving
         initialized = worker.initialized
         worker.initialized = False
-        del self.processes[worker.process.pid], self._watched[worker.fd]
+        del self.processes[worker.pid], self._watched[worker.fd]
         self._watch.drop(worker.fd)
         worker.bury()
         running = self.dispatch.left(worker)

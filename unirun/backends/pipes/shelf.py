@@ -14,6 +14,7 @@ Does not promise:
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -32,6 +33,8 @@ from unirun.refusal import Failure, Refused
 __all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
 
 _Key = tuple[Any, ...]
+#: What is refused where others, such as idle pools, have taken it all.
+_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 #: Seconds after which a pool that nobody borrows is ended: as those of ``leases``.
 IDLE_SECONDS: Final = 60.0
@@ -84,11 +87,11 @@ def _opened(make: Callable[[], PipePool]) -> PipePool:
     """Open a pool; if there is no room for all of its workers, once more without the pools that nobody has borrowed."""
     try:
         pool = make()
-    except Refused:
-        if not _end_idle():
+    except Refused as refused:
+        if getattr(refused.error, "errno", None) not in _NO_ROOM or not _end_idle():
             raise
         return make()
-    if pool.short is None or not _end_idle():
+    if pool.short is None or pool.short.errno not in _NO_ROOM or not _end_idle():
         return pool
     pool.shutdown(wait=True)
     return make()
