@@ -32,11 +32,11 @@ class Batch:
     __slots__ = ("alone", "count", "done", "futures", "items", "start")
 
     def __init__(self, start: int, items: Sequence[Any]) -> None:
-        self.start = start
-        self.items = items
-        self.count = len(items)
-        self.alone = False  # a task as any other, and not a batch of one
-        self.done = False
+        self.start: int = start
+        self.items: Sequence[Any] = items
+        self.count: int = len(items)
+        self.alone: bool = False  # a task as any other, and not a batch of one
+        self.done: bool = False
         self.futures: list[Any] = []  # of the task, from when it was submitted until somebody takes it
 
 
