@@ -248,21 +248,20 @@ class Batches:
                         self._changed.notify_all()
         except BaseException as error:  # of `submit`; or Ctrl-C, which may come between any two steps
             with self._changed:
-                if self._sender == mine:
-                    self._give_up(error)
+                sent = self._give_up(error) if self._sender == mine else []
+            for batch, future in sent:  # a second one, or the first; not with the lock held, as it may be done
+                future.add_done_callback(partial(self._done, batch))
             if not isinstance(error, Exception):
                 raise
 
-    def _give_up(self, error: BaseException) -> None:
-        """Wait for nothing that may not have been sent, and send nothing more. The lock is held."""
+    def _give_up(self, error: BaseException) -> list[tuple[Batch, Future[Any]]]:
+        """Send nothing more, and forget what was not sent; return what was. The lock is held."""
         self._sender = None
         self._stop(error)
-        for batch in list(self._open):
-            for future in batch.futures:
-                future.add_done_callback(partial(self._done, batch))  # a second one, or the first
-            if not batch.futures:
-                self._open.discard(batch)
-                self._sent.pop(batch.start, None)
+        for batch in [batch for batch in self._open if not batch.futures]:
+            self._open.discard(batch)
+            self._sent.pop(batch.start, None)
+        return [(batch, future) for batch in self._open for future in batch.futures]
 
     def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
@@ -393,7 +392,9 @@ class Batches:
         # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile
         # ends its manager thread, and the others are never heard of; see gh-107219.
         for batch in left.values():
-            for future in list(batch.futures):
-                if not self._broken:
-                    future.cancel()
+            futures = [] if self._broken else list(batch.futures)
+            if batch.done:  # else `_done` does so: a future holds its batch
+                batch.futures.clear()
+            for future in futures:
+                future.cancel()
         self._settle()
