@@ -622,9 +622,12 @@ def test_process_objects_that_the_program_closes(method: str, tmp_path: Path) ->
     """Of workers that are dead. The numbers of what they had open are other files' then, and stay so in a child."""
     with opened(method) as pool:
         assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+        end = time.monotonic() + PATIENCE
+        while not all(worker.initialized for worker in pool._manager.dispatch.workers) and time.monotonic() < end:
+            time.sleep(0.01)
         for process in list(pool.processes.values()):
-            process.kill()
             with suppress(ValueError):  # the pool was first
+                process.kill()
                 process.join()
                 process.close()
         files = [(tmp_path / str(number)).open("w") for number in range(30)]
