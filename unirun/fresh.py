@@ -34,10 +34,10 @@ class Birth:
         """Tell whether workers that are started now would see something else.
 
         That is: another environment, current directory, ``sys.path``, ``sys.argv`` or main module; other settings of
-        multiprocessing; other rights, limits or CPUs; where they are spawned, other standard files or ignored signals,
-        which a fork server has had since it was started; or a module of the program's own whose file is not the same
-        any more. Modules of the standard library and of ``site-packages`` are not asked about, nor those that only a
-        worker has imported, nor the umask, which cannot be read without being set for all threads.
+        multiprocessing; other rights, limits or CPUs; where they are spawned, other standard files, which a fork server
+        has had since it was started; or a module of the program's own whose file is not the same any more. Modules of
+        the standard library and of ``site-packages`` are not asked about, nor those that only a worker has imported,
+        nor the umask, which cannot be read without being set for all threads, nor how signals are handled.
         """
         elsewhere = self.is_elsewhere() or _settings(self._spawned) != self._settings
         return elsewhere or any(map(self._is_new, _own_files()))
@@ -87,7 +87,7 @@ def _settings(spawned: bool) -> tuple[Any, ...]:
         bytes(process.current_process().authkey),
         list(server._forkserver._preload_modules) if server else _PRELOADED,
         _inherited(),
-        _handed_on() if spawned else None,
+        _standard_files() if spawned else None,
     )
 
 
@@ -100,10 +100,8 @@ def _folder() -> tuple[Any, ...]:
     return here.st_dev, here.st_ino
 
 
-def _handed_on() -> tuple[Any, ...]:
-    """Return the standard files, and the signals that are ignored, as a new interpreter gets them."""
-    import signal
-
+def _standard_files() -> list[tuple[int, int] | None]:
+    """Return the standard files, as a new interpreter gets them."""
     files: list[tuple[int, int] | None] = []
     for fd in range(3):
         try:
@@ -112,7 +110,7 @@ def _handed_on() -> tuple[Any, ...]:
             files.append(None)
         else:
             files.append((found.st_dev, found.st_ino))
-    return files, [each for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN]
+    return files
 
 
 def _inherited() -> tuple[Any, ...]:

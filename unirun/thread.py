@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from unirun.aside import stands_aside
+from unirun.backends import inline, lowered  # noqa: F401 - the rung below: see `process`
 from unirun.backends.threads import GuardedThreadPool
 from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor, describe_as

@@ -626,10 +626,10 @@ def test_process_objects_that_the_program_closes(method: str, tmp_path: Path) ->
         while not all(worker.initialized for worker in pool._manager.dispatch.workers) and time.monotonic() < end:
             time.sleep(0.01)
         for process in list(pool.processes.values()):
-            with suppress(ValueError):  # the pool was first
-                process.kill()
-                process.join()
-                process.close()
+            process.kill()
+            while process.exitcode is None:  # the pool may be waiting for it, too, and multiprocessing not know it yet
+                process.join(0.01)
+            process.close()
         files = [(tmp_path / str(number)).open("w") for number in range(30)]
         child = os.fork()
         if not child:

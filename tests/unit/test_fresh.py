@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -217,13 +216,3 @@ def test_another_standard_output(tmp_path: Path) -> None:
         os.close(before)
         os.close(file)
     assert not spawned.is_over()
-
-
-def test_signals_that_are_ignored() -> None:
-    birth = Birth("spawn")
-    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    try:
-        assert birth.is_over()
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-    assert not birth.is_over()

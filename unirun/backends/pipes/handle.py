@@ -128,6 +128,8 @@ class Handle:
             with forks.starting(*kept), _allowed_to_have_children(), _uninterrupted():
                 self.process.start()
             self.pid: int = self.process.pid
+            # What to ask: the program may close the process object at any moment, as soon as the process has ended.
+            self.popen: Any = self.process._popen
             self._lifeline = forks.Lifeline(self.process)
             forks.close_in_children(self._lifeline)
         except BaseException as error:
@@ -266,15 +268,18 @@ class Handle:
     def kill(self) -> None:
         """Kill it. Its end of the pipe closes."""
         if not self._ended() or is_stray(self.process):  # else another process may have its id
-            kill(self.process)
+            try:
+                kill(self.process)
+            except (ValueError, AttributeError):
+                pass  # the program is closing it just now, so it has ended
 
     def interrupt(self) -> None:
         """Send it SIGINT, as Ctrl-C in a terminal would."""
         try:
-            if self.process.is_alive():
-                os.kill(self.process.pid, signal.SIGINT)
-        except (ValueError, ProcessLookupError):
-            pass  # the manager has buried it, or it has just ended and was no child of this process
+            if self.popen.poll() is None:
+                os.kill(self.pid, signal.SIGINT)
+        except ProcessLookupError:
+            pass  # it has just ended and was no child of this process
 
     def bury(self) -> None:
         """Wait for its end and close what it leaves.
@@ -286,12 +291,11 @@ class Handle:
         while not self._ended() and time.monotonic() < end:
             time.sleep(0.0005)
         self.kill()  # it may live, and have only closed its pipe
-        if not self._closed:
-            self.process.join()
-        if not self._closed and self.process.exitcode is None:
-            from multiprocessing import process  # somebody else has waited for it, and it is taken for alive there
+        self.popen.wait()
+        from multiprocessing import process
 
-            process._children.discard(self.process)  # type: ignore[attr-defined]
+        # As `join` does, but where somebody else has waited for it, and multiprocessing takes it for alive.
+        process._children.discard(self.process)  # type: ignore[attr-defined]
         self.unbegun = [self.tasks.pop(serial) for serial in self.revoke()]
         self.close()
 
@@ -300,15 +304,15 @@ class Handle:
 
         Somebody else may have waited for it: the kernel, where SIGCHLD is ignored, or a handler that waits for all.
         """
-        if self._closed or self.process.exitcode is not None:
+        if self.popen.poll() is not None:
             return True
-        if self.process._popen.method == "forkserver":
+        if self.popen.method == "forkserver":
             return False  # it is no child of this process, and tells its end through a pipe
         try:
             if hasattr(os, "waitid"):
-                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             else:
-                os.kill(self.process.pid, 0)
+                os.kill(self.pid, 0)
         except (ChildProcessError, ProcessLookupError):
             return True
         return False
@@ -316,12 +320,7 @@ class Handle:
     @property
     def failed(self) -> bool:
         """Whether it ended by a signal or with an error, once it has."""
-        return self._closed or bool(self.process.exitcode)
-
-    @property
-    def _closed(self) -> bool:
-        """Whether the program has closed the process object, which it can only when the process has ended."""
-        return bool(getattr(self.process, "_closed", False))
+        return bool(self.popen.poll())
 
     def close(self) -> None:
         """Close this side's ends."""
@@ -330,7 +329,7 @@ class Handle:
         self.fd = -1
 
     def __str__(self) -> str:
-        code = None if self._closed else self.process.exitcode
+        code = self.popen.poll()
         if code is None:
             how = "ended, and its exit code went to whoever else waits for children of this process"
         elif code < 0:

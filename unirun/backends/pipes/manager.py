@@ -352,10 +352,7 @@ class Manager:
             self._break(f"{worker}{tail}")
         for task in running:
             answers.resolve(task.future, error=error)
-        try:
-            worker.process.close()  # which may still have a sentinel open
-        except ValueError:
-            pass  # somebody else has waited for it: multiprocessing takes it for alive
+        worker.popen.close()  # which may still have a sentinel open; not the process object, which the program may have
 
     def _break(self, why: str) -> None:
         """Fail everything: the pool is not usable any more."""
