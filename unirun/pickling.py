@@ -5,9 +5,10 @@ from __future__ import annotations
 TYPE_CHECKING = False  # all else is imported by who pickles: a pool of threads loads this module, too
 if TYPE_CHECKING:
     import pickle
+    from collections.abc import Callable
     from typing import Any
 
-__all__ = ["dumps", "pickler"]
+__all__ = ["dumper", "dumps", "pickler"]
 
 #: Classes by the one of ``multiprocessing`` that they do the work of: one entry.
 _picklers: dict[Any, type[pickle.Pickler]] = {}
@@ -21,18 +22,39 @@ def dumps(value: object) -> bytes:
     """
     import io
 
-    try:
-        from multiprocessing.reduction import ForkingPickler
-    except ImportError:  # no multiprocessing on this Python
-        import pickle
-
-        return pickle.dumps(value)
-    home = "multiprocessing.reduction"
-    if ForkingPickler.__module__ != home or ForkingPickler.dumps.__module__ != home:
-        return bytes(ForkingPickler.dumps(value))  # the program's own, in the place of the stdlib's
+    if (ours := _ours()) is None:
+        return _theirs(value)
     file = io.BytesIO()
-    (_picklers.get(ForkingPickler) or pickler())(file).dump(value)
+    ours(file).dump(value)
     return file.getvalue()
+
+
+def dumper() -> Callable[[object], bytes]:
+    """Return a function that pickles one value after the other, each by itself; in one thread, and for one batch.
+
+    To make a pickler takes longer than to pickle a small object: here all have the same one.
+    """
+    import io
+
+    if (ours := _ours()) is None:
+        return _theirs
+    file = io.BytesIO()
+    made = ours(file)
+
+    def dumps(value: object) -> bytes:
+        nonlocal made
+        try:
+            made.dump(value)
+            return file.getvalue()
+        except BaseException:
+            made = ours(file)  # one that is written in Python goes on where it failed
+            raise
+        finally:
+            made.clear_memo()  # it holds what it has pickled
+            file.seek(0)
+            file.truncate()
+
+    return dumps
 
 
 def pickler() -> type[pickle.Pickler]:
@@ -51,7 +73,25 @@ def pickler() -> type[pickle.Pickler]:
     try:
         from multiprocessing.reduction import ForkingPickler
     except ImportError:  # then there is no worker either
-        return Pickler
+        return _picklers.setdefault(None, Pickler)
     reducers: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     Pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
     return _picklers.setdefault(ForkingPickler, Pickler)
+
+
+def _ours() -> type[pickle.Pickler] | None:
+    """Return the class that pickles; ``None`` where a program has put its own in the place of multiprocessing's."""
+    try:
+        from multiprocessing.reduction import ForkingPickler
+    except ImportError:
+        return _picklers.get(None) or pickler()
+    home = "multiprocessing.reduction"
+    if ForkingPickler.__module__ != home or ForkingPickler.dumps.__module__ != home:
+        return None
+    return _picklers.get(ForkingPickler) or pickler()
+
+
+def _theirs(value: object) -> bytes:
+    from multiprocessing.reduction import ForkingPickler
+
+    return bytes(ForkingPickler.dumps(value))

@@ -1,14 +1,16 @@
 """What is pickled as `multiprocessing` pickles it is the same, to the byte; and a program may have its say."""
 
 import copyreg
+import gc
 import pickle
 import threading
+import weakref
 from multiprocessing import Lock, Pipe, reduction
 from typing import Any
 
 import pytest
 
-from unirun.pickling import dumps
+from unirun.pickling import dumper, dumps
 
 
 class Point:
@@ -65,3 +67,23 @@ def test_a_pickler_of_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(reduction, "ForkingPickler", Own)
     assert dumps(1) == b"own"
+    assert dumper()(1) == b"own"
+
+
+def test_many_are_pickled_each_by_itself() -> None:
+    """By one pickler, which refers to nothing of the one before, keeps nothing of it, and forgets one that failed."""
+    dump = dumper()
+    shared = ["the same"]
+    kept = Point(1)
+    gone = weakref.ref(kept)
+    large = {"text": "x" * 200_000, "bytes": b"y" * 200_000, "array": bytearray(200_000)}
+    broken = [large, lambda: None]
+    for value in (shared, [shared, shared], Point(2), kept, large, broken, shared, 1, large):
+        if value is broken:
+            with pytest.raises((AttributeError, pickle.PicklingError)):
+                dump(value)
+        else:
+            assert dump(value) == dumps(value)
+    del kept, value
+    gc.collect()
+    assert gone() is None

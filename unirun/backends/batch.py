@@ -17,11 +17,11 @@ from time import perf_counter  # as it is now, whatever a program's tests put in
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from unirun.backends.lowered import RemoteTraceback
-from unirun.pickling import dumps
+from unirun.pickling import dumper, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Final
 
 __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
@@ -103,12 +103,12 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
         items = pickle.loads(items)
     begin = perf_counter()
     end = begin + limit
-    call = fn if not (spread or pickled or isinstance(fn, bytes)) else partial(_call, fn, spread, pickled)
+    call = _caller(fn, spread, pickled)
     results: list[Any] = []
     others: dict[int, bytes] = {}
     size = 0
     left, count = iter(items), len(items)
-    clock, kind = perf_counter, None
+    clock, kind, dump = perf_counter, None, None
     # The loop takes as long as a short item does, and so does asking the time: hence the strides. At first one by one,
     # so many that a multiple of a stride is left.
     part: Iterator[Any] = itertools.islice(left, 1)
@@ -124,7 +124,8 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
                         kind = type(value)
                         if kind not in PLAIN:
                             kind = None
-                            packed = dumps((value, None, None))
+                            dump = dump or dumper()
+                            packed = dump((value, None, None))
                             size += len(packed)
                             others[len(results)] = packed
                             value = None
@@ -182,12 +183,14 @@ def by_name(fn: Any) -> bool:
     return type(fn) in (FunctionType, type)
 
 
-def _call(fn: Any, spread: bool, pickled: bool, item: Any) -> Any:
+def _caller(fn: Any, spread: bool, pickled: bool) -> Callable[[Any], Any]:
+    """Return what to call with an item: as little as will do, since it counts for each."""
+    loads = pickle.loads
     if isinstance(fn, bytes):
-        fn = pickle.loads(fn)
+        return lambda item: _caller(loads(fn), spread, pickled)(item)
     if pickled:
-        item = pickle.loads(item)
-    return fn(*item) if spread else fn(item)
+        return (lambda item: fn(*loads(item))) if spread else lambda item: fn(loads(item))
+    return (lambda item: fn(*item)) if spread else fn
 
 
 def _pack_error(error: BaseException) -> bytes:

@@ -10,7 +10,7 @@ import pickle
 
 from unirun.backends.batch import PLAIN, by_name, run
 from unirun.backends.batch import timed as _timed
-from unirun.pickling import dumps
+from unirun.pickling import dumper, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class Parcels:
             return self._parcel(items[:count], False)
         packed: list[Any] = []
         size = 0
+        pickled = dumper()
         for item in items:
             try:
-                packed.append(dumps(item))
+                packed.append(pickled(item))
             except Exception:
                 break  # it fails by itself, when it is sent alone
             size += len(packed[-1])
