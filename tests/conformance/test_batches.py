@@ -199,6 +199,17 @@ def test_closing_takes_back_what_has_not_begun(pool: Executor, journal: Journal)
     assert 1 <= len(journal.read()) < 4 * MANY
 
 
+@across(skip=NOTHING_PENDING)
+def test_dropping_takes_back_what_has_not_begun(pool: Executor, journal: Journal) -> None:
+    """As closing does."""
+    results: Any = pool.map(partial(items.noted_slowly, journal), range(4 * MANY))
+    next(results)
+    del results
+    gc.collect()
+    pool.shutdown(wait=True)
+    assert 1 <= len(journal.read()) < 4 * MANY
+
+
 @across()
 def test_cancelled_at_shutdown(pool: Executor, journal: Journal) -> None:
     """What has run is delivered, what has not is cancelled, and nothing hangs."""

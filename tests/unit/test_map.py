@@ -20,6 +20,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
+from tests.conformance.tasks import Gate, until
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
@@ -353,3 +354,42 @@ def test_a_forgotten_map_of_a_list_does_its_work(tmp_path: Path) -> None:
         gc.collect()
         assert executor.submit(square, 3).result(PATIENCE) == 9
     assert len(os.listdir(tmp_path)) == 50
+
+
+def stop_at(gate: Gate, number: int) -> int:
+    """Be quick with the first item; stop at the gate with each other one."""
+    if number:
+        gate.pass_through(str(number))
+    return number
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, tmp_path: Path) -> None:
+    """It may come in the middle of anything, in any thread. What has not begun is cancelled, by the pool's own thread."""
+    gate = Gate(str(tmp_path))
+    executor = Run(flavor="processes", config=RuntimeConfig(max_workers=1, reuse=False)).__enter__()
+    results: Any = executor.map(stop_at, itertools.repeat(gate, 100), range(100))
+    assert next(results) == 0
+    gate.await_arrival("1")
+    (sending,) = executor._unirun_maps  # type: ignore[union-attr]
+    until(lambda: len(sending._open) == 2, "the sending of the next item")
+    pool = executor._unirun_lower  # type: ignore[union-attr]
+    if ended:
+        executor.shutdown(wait=False)
+    ring: list[Any] = [results]
+    ring.append(ring)
+
+    def drop() -> None:
+        nonlocal results
+        with pool._manager.dispatch.lock:
+            del results
+            ring.clear()
+
+    dropping = threading.Thread(target=drop, daemon=True)
+    dropping.start()
+    dropping.join(PATIENCE)
+    assert not dropping.is_alive()
+    until(lambda: len(sending._open) == 1, "the end of what has not begun")
+    gate.open()
+    executor.shutdown(wait=True)
+    assert sorted(path.name for path in tmp_path.glob("*.here")) == ["1.here"]

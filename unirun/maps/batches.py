@@ -15,7 +15,7 @@ import unirun.backends.batch as worker
 from unirun.maps import exits
 from unirun.maps.pace import AHEAD, ITEMS, LIMIT, WINDOW, Pace
 from unirun.maps.parcels import Batch, Parcels
-from unirun.maps.results import Results, one_by_one
+from unirun.maps.results import Results, in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Batches:
         timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
         paces: How long an item of the newest maps took, by function; kept by the executor.
         ended: Called once, when everything is done or given up, in any thread.
+        soon: Does something where no lock of the executor's is held.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Batches:
         timeout: float | None = None,
         paces: dict[Any, float] | None = None,
         ended: Callable[[Batches], object] | None = None,
+        soon: Callable[[Callable[[], object]], object] = lambda step: step(),
     ) -> None:
         self._submit: Any = submit
         self._fn: Any = fn
@@ -70,7 +72,7 @@ class Batches:
         self._size = size
         self._window = window
         self._end = None if timeout is None else time.monotonic() + timeout
-        self._ended = ended
+        self._ended, self._soon = ended, soon
         # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
         self._taking = threading.RLock()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
@@ -110,7 +112,7 @@ class Batches:
             self._read = self._read or self._window is None
             self._pump()
             self._settle()
-        results = Results.of(self._results(), self._close)
+        results = Results.of(in_order(self._head, self._size == 1, self._leave), self._close)
         self._asking = weakref.ref(results)
         return results
 
@@ -127,7 +129,7 @@ class Batches:
             self._flushing = True
             self._pump()
             with self._changed:
-                if not self._waiting or self._sender == threading.get_ident():
+                if not self._waiting or self._closed or self._sender == threading.get_ident():
                     self._flushing = False
                     return
                 if self._sender is not None:
@@ -266,7 +268,7 @@ class Batches:
     def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
         most = self._ahead if self._pace.known or self._size is not None else self._workers
-        if not self._unsent or (len(self._open) >= most and not self._flushing):
+        if self._closed or not self._unsent or (len(self._open) >= most and not self._flushing):
             return None
         first, items, sent = self._unsent.popleft()
         part = items[sent : sent + self._wanted(self._waiting)]
@@ -342,21 +344,6 @@ class Batches:
 
     # Results, in the thread of whoever asks for them.
 
-    def _results(self) -> Iterator[Iterable[Any]]:
-        """Iterate over the results of one batch after the other."""
-        try:
-            while (batch := self._head()) is not None:
-                # A future holds its batch, by its callback: if also the other way, both wait for the collector.
-                future, alone, batch = batch.futures.pop(), batch.alone, None
-                if not alone and not (done := future.result()).others:
-                    yield done.results
-                else:
-                    held = [future]
-                    del future
-                    yield one_by_one(held, alone, self._size == 1, self._close)
-        finally:
-            self._close()
-
     def _head(self) -> Batch | None:
         """Wait for the next batch and return it; ``None`` after the last one."""
         while True:
@@ -382,6 +369,14 @@ class Batches:
                     raise TimeoutError
                 self._changed.wait(left)
 
+    def _leave(self, error: BaseException | None) -> None:
+        """Take back what has not begun, after an error; if the results were dropped, where no lock can be held."""
+        if not isinstance(error, GeneratorExit):
+            self._close()
+        elif not self._closed:
+            self._closed = True  # nothing more is sent
+            self._soon(self._close)  # the collector may have dropped them, in the middle of anything
+
     def _close(self) -> None:
         """Take back what has not begun."""
         with self._changed:
@@ -389,6 +384,7 @@ class Batches:
             self._unsent.clear()
             self._waiting = 0
             left, self._sent = self._sent, {}
+            self._changed.notify_all()
         # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile
         # ends its manager thread, and the others are never heard of; see gh-107219.
         for batch in left.values():

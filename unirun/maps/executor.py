@@ -125,6 +125,7 @@ class BatchingExecutor(ManagedExecutor):
             timeout=timeout,
             paces=self._unirun_paces,
             ended=lambda ended: held.pop()._unirun_map_ended(memos, ended),
+            soon=lambda step: held[0]._unirun_soon(step) if held else step(),
         )
         self._unirun_maps.append(sending)
         results = sending.begin()
@@ -149,6 +150,11 @@ class BatchingExecutor(ManagedExecutor):
         if lower is None and self._unirun_in_own_thread():
             return self._unirun_submit_awake(fn, *args)
         return self._unirun_send(fn, *args)
+
+    def _unirun_soon(self, step: Callable[[], object]) -> None:
+        """Do something where none of the pool's locks is held, as far as that can be."""
+        soon = getattr(self._unirun_lower, "soon", None)
+        soon(step) if soon else step()
 
     def _unirun_stdlib_broke(self) -> Any:
         """Return why the stdlib's pool is broken, if it is.

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, Self, TypeAlias
 
+    from unirun.maps.parcels import Batch
+
     _Chain: TypeAlias = itertools.chain[Any]
 else:
     _Chain = itertools.chain  # to say `Any` would load `typing`
 
-__all__ = ["Results", "one_by_one"]
+__all__ = ["Results", "in_order"]
 
 
 class Results(_Chain):
@@ -39,19 +41,41 @@ class Results(_Chain):
 
     def close(self) -> None:
         """Take back what has not begun, and yield nothing more."""
+        if not self._batches.gi_running:  # else the next line raises
+            self._ended()
         self._batches.close()
-        self._ended()
 
 
-def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callable[[], object]) -> Iterator[Any]:
-    """Yield the results of a batch, without a reference to any that its receiver has.
+def in_order(
+    head: Callable[[], Batch | None], plain: bool, left: Callable[[BaseException | None], object]
+) -> Iterator[Iterable[Any]]:
+    """Yield the results of one batch after the other.
 
     Args:
-        held: The future of the batch, taken out of this list.
-        alone: It is that of an item that was sent alone.
-        plain: Its result is the item's, and not ``Timed``.
-        failed: Called before an exception is raised.
+        head: Waits for the next batch.
+        plain: The result of an item that was sent alone is the item's, and not ``Timed``.
+        left: Called at the end, with what is raised there: ``GeneratorExit`` where nobody can ask for more.
     """
+    try:
+        while (batch := head()) is not None:
+            # A future holds its batch, by its callback: if also the other way, both wait for the collector.
+            future, alone, batch = batch.futures.pop(), batch.alone, None
+            if not alone and not (done := future.result()).others:
+                yield done.results
+            else:
+                held = [future]
+                del future
+                yield _one_by_one(held, alone, plain, left)
+    except BaseException as error:
+        left(error)
+        raise
+    left(None)
+
+
+def _one_by_one(
+    held: list[Future[Any]], alone: bool, plain: bool, left: Callable[[BaseException], object]
+) -> Iterator[Any]:
+    """Yield the results of a batch, whose future is taken out of ``held``, without a reference to any of them."""
     try:
         if alone:
             yield _result(held, plain)
@@ -60,8 +84,8 @@ def one_by_one(held: list[Future[Any]], alone: bool, plain: bool, failed: Callab
         for place, result in enumerate(done.results):
             packed = done.others.pop(place, None)
             yield result if packed is None else worker.load(packed)
-    except BaseException:
-        failed()
+    except BaseException as error:
+        left(error)
         raise
 
 

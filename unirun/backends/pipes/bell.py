@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from functools import partial
 
 from unirun.backends.pipes import forks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Bell"]
 
@@ -24,6 +29,7 @@ class Bell:
         os.set_blocking(self._reader.fileno(), False)
         os.set_blocking(self._writer.fileno(), False)
         self.abandoned: bool = False
+        self._left: deque[Callable[[], object]] = deque()
 
     @property
     def fd(self) -> int:
@@ -41,12 +47,20 @@ class Bell:
             except OSError:
                 pass  # full: it rings anyway; closed meanwhile
 
+    def leave(self, step: Callable[[], object]) -> None:
+        """Have the manager do something, whatever lock this thread may hold; if it has ended, it is done here."""
+        self._left.append(step)
+        self.ring()
+        if self._writer.closed:
+            self._run()
+
     def hear(self) -> None:
-        """Take the rings so far."""
+        """Take the rings so far, and do what was left to the manager."""
         try:
             os.read(self.fd, 4096)
         except BlockingIOError:
             pass
+        self._run()
 
     def abandon(self, _: object = None) -> None:
         """Say that nobody holds the pool any more."""
@@ -57,3 +71,12 @@ class Bell:
         """Close it: nobody listens any more."""
         with self._lock:
             forks.close(self._reader, self._writer)
+        self._run()  # what comes from now on finds the pipe closed
+
+    def _run(self) -> None:
+        while self._left:
+            try:
+                step = self._left.popleft()
+            except IndexError:  # another thread has it
+                return
+            step()

@@ -80,6 +80,10 @@ class PipePool(ChunkingExecutor):
         """
         self._manager.vacancy.ask(then)
 
+    def soon(self, step: Callable[[], object]) -> None:
+        """Have something done in the pool's own thread, by who may hold any lock; in this one if that has ended."""
+        self._bell.leave(step)
+
     def cancel(self) -> None:
         """Cancel what has not begun. Nothing begins any more until ``renew`` is called."""
         self._manager.dispatch.cancel()

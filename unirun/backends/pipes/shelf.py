@@ -239,6 +239,10 @@ class Loan(ChunkingExecutor):
             if not self._kept:
                 self._pool.shutdown(wait=True)
 
+    def soon(self, step: Callable[[], object]) -> None:
+        """Have something done in the pool's own thread, by who may hold any lock; in this one if that has ended."""
+        self._pool.soon(step)
+
     def served_by(self, thread: threading.Thread) -> bool:
         """Tell whether a thread is the one that serves this pool."""
         return self._pool.served_by(thread)
