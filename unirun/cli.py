@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Each command is added by a function of its own, which sets `command`: from the arguments to an exit status.
     _add_doctor(commands)
     _add_run(commands)
-    arguments = parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:  # said with the usage of the command, which the parser of all would not do
+        getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if not hasattr(arguments, "command"):
         parser.print_help()
         return 0
@@ -55,7 +57,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser("doctor", help=about, description=about, epilog=status)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--try", action="store_true", dest="start", help="really start each kind of worker")
-    parser.set_defaults(command=_doctor)
+    parser.set_defaults(command=_doctor, parser=parser)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +78,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument(option, action="store_true", help=meaning)
     # Of what is no option, nothing gets here but a lone "--": `main` runs the rest.
     parser.add_argument("program", nargs="...", metavar=program, help="as python takes it, with its arguments")
-    parser.set_defaults(command=lambda _: parser.error("which program?"))
+    parser.set_defaults(command=lambda _: parser.error("which program?"), parser=parser)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -122,7 +122,8 @@ class RuntimeConfig(Value):
 def check_pairs(first: bool | None, second: bool | None, first_name: str, second_name: str) -> None:
     """Raise ``ConfigError`` if two settings that exclude each other are both on."""
     if first and second:
-        raise ConfigError(first_name, first, f"it contradicts {second_name}={second!r}; set one of the two")
+        given, other = (os.environ.get(name, value) for name, value in ((first_name, first), (second_name, second)))
+        raise ConfigError(first_name, given, f"it contradicts {second_name}={other!r}; set one of the two")
 
 
 def check_choice(name: str, value: object, accepted: tuple[str, ...]) -> None:

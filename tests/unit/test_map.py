@@ -365,15 +365,15 @@ def stop_at(gate: Gate, number: int) -> int:
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, tmp_path: Path) -> None:
-    """It may come in the middle of anything, in any thread. What has not begun is cancelled, by the pool's own thread."""
+    """It may come in the middle of anything, in any thread. The pool's own one cancels what has not begun."""
     gate = Gate(str(tmp_path))
-    executor = Run(flavor="processes", config=RuntimeConfig(max_workers=1, reuse=False)).__enter__()
+    executor: Any = Run(flavor="processes", config=RuntimeConfig(max_workers=1, reuse=False)).__enter__()
     results: Any = executor.map(stop_at, itertools.repeat(gate, 100), range(100))
     assert next(results) == 0
     gate.await_arrival("1")
-    (sending,) = executor._unirun_maps  # type: ignore[union-attr]
+    (sending,) = executor._unirun_maps
     until(lambda: len(sending._open) == 2, "the sending of the next item")
-    pool = executor._unirun_lower  # type: ignore[union-attr]
+    pool = executor._unirun_lower
     if ended:
         executor.shutdown(wait=False)
     ring: list[Any] = [results]

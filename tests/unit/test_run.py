@@ -649,6 +649,7 @@ def test_without_a_program_it_says_so(tmp_path: Path, words: list[str]) -> None:
 def test_an_unknown_option_is_not_taken_for_a_program(programs: Path, words: list[str]) -> None:
     done = run(*words, cwd=programs)
     assert (done.stdout, done.returncode) == ("", 2)
+    assert done.stderr.startswith("usage: python -m unirun run [-h] ")  # not that of all commands
     assert done.stderr.endswith(f"unrecognized arguments: {words[0]}\n")
 
 
