@@ -1,10 +1,10 @@
 """map and submit: over an executor, or over the cached pool of the settings in force."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
 from operator import index
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 from unirun import leases
 from unirun.caller import caller
@@ -15,6 +15,32 @@ from unirun.maps.pulling import Pulling
 from unirun.pools import is_executor
 
 __all__ = ["map", "submit"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@overload
+def map(
+    executor: Executor,
+    fn: Callable[..., T],
+    /,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int = 1,
+    buffersize: int | None = None,
+) -> Iterator[T]: ...
+
+
+@overload
+def map(
+    fn: Callable[..., T],
+    /,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int = 1,
+    buffersize: int | None = None,
+) -> Iterator[T]: ...
 
 
 def map(
@@ -102,6 +128,14 @@ def map(
         timeout=timeout,
     )
     return batches.begin()
+
+
+@overload
+def submit(executor: Executor, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+
+
+@overload
+def submit(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
 
 
 def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs: Any) -> Future[Any]:

@@ -126,7 +126,7 @@ def test_what_a_configuration_is_made_of() -> None:
 def test_both_force_variables_at_once_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIRUN_FORCE_PROCESS", "1")
     monkeypatch.setenv("UNIRUN_FORCE_THREADS", "yes")
-    with pytest.raises(ConfigError, match="UNIRUN_FORCE_PROCESS='1' .*UNIRUN_FORCE_THREADS='yes'"):
+    with pytest.raises(ConfigError, match=r"UNIRUN_FORCE_PROCESS='1' .*UNIRUN_FORCE_THREADS='yes'"):
         resolve()
 
 

@@ -11,10 +11,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
@@ -26,7 +26,7 @@ from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
 
 pytestmark = FORKING
-POOL = ThreadPoolExecutor(1)  # which nobody uses
+POOL = ThreadPoolExecutor(1)
 PATIENCE = 30.0
 
 
@@ -60,6 +60,14 @@ def _fresh() -> Iterator[None]:
     yield
     configure()
     unirun.reset()
+
+
+def test_types_are_those_of_the_function() -> None:
+    """Which mypy checks."""
+    assert list(assert_type(unirun.map(square, [2]), Iterator[int])) == [4]
+    assert list(assert_type(unirun.map(POOL, square, [2], timeout=PATIENCE), Iterator[int])) == [4]
+    assert assert_type(unirun.submit(square, 2), Future[int]).result(PATIENCE) == 4
+    assert assert_type(unirun.submit(POOL, square, number=2), Future[int]).result(PATIENCE) == 4
 
 
 def test_an_endless_iterable() -> None:
