@@ -70,6 +70,11 @@ def map_tiny(peer: Peer) -> None:
     assert peer.map(same, numbers()) == numbers()
 
 
+def map_records(peer: Peer) -> None:
+    """4,000 small objects by the pool's own map, one back for each."""
+    assert peer.map(sum_up, records())[-1] == Record("number 3999", [7_999.0])
+
+
 def map_mixed(peer: Peer) -> None:
     """200 tasks of 5 to 50 ms by the pool's own map."""
     peer.map(time.sleep, shuffled())
@@ -100,6 +105,21 @@ def nap(seconds: float) -> None:
 @cache
 def numbers() -> list[int]:
     return list(range(20_000))
+
+
+@dataclass(slots=True)
+class Record:
+    name: str
+    amounts: list[float]
+
+
+@cache
+def records() -> list[Record]:
+    return [Record(f"number {number}", [number, 1.0, number]) for number in range(4_000)]
+
+
+def sum_up(record: Record) -> Record:
+    return Record(record.name, [float(sum(record.amounts))])
 
 
 @cache
@@ -148,6 +168,7 @@ JOBS: dict[str, Job] = {
     "roundtrip": Job("Round trip: submit one task, wait for its result; 100 times", 40, round_trips),
     "submits": Job("Submit 20,000 tasks, then take their results", 5, submits),
     "map": Job("Map 20,000 tiny tasks, default arguments", 10, map_tiny),
+    "records": Job("Map 4,000 small objects, one back for each", 10, map_records),
     "mixed": Job("Map 200 tasks of 5 to 50 ms in shuffled order", 3, map_mixed),
     "slow-first": Job("Map one task of 1 s, then 19,999 tiny ones", 2, map_slow_first),
     "slow-middle": Job("Map 20,000 tasks, the middle one of 1 s", 2, map_slow_middle),
