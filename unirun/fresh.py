@@ -78,17 +78,21 @@ def _settings(spawned: bool) -> tuple[Any, ...]:
     from multiprocessing import process, spawn
 
     main = sys.modules.get("__main__")
-    server: Any = sys.modules.get("multiprocessing.forkserver")
     return (
         _folder(),
         getattr(getattr(main, "__spec__", None), "name", None),
         getattr(main, "__file__", None),
         spawn.get_executable(),
         bytes(process.current_process().authkey),
-        list(server._forkserver._preload_modules) if server else _PRELOADED,
+        _preloaded(sys.modules.get("multiprocessing.forkserver")),
         _inherited(),
         _standard_files() if spawned else None,
     )
+
+
+def _preloaded(module: Any) -> list[str]:
+    server = getattr(module, "_forkserver", None)  # none while another thread imports it
+    return list(server._preload_modules) if server else _PRELOADED
 
 
 def _folder() -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import off_loop
 from unirun.opening import Opening
 from unirun.pools import open_pool
+from unirun.trace import PROCESSES
 
 __all__ = ["cached", "find", "reset", "resets", "start", "submit", "submitter"]
 
@@ -97,7 +98,7 @@ def _submit(
             future = entry.pool.submit(fn, *args, **kwargs)
         except BaseException as error:
             _give_back(entry)
-            if not isinstance(error, BrokenExecutor) and not entry.pool._unirun_closed:
+            if not isinstance(error, BrokenExecutor if not entry.pool._unirun_closed else Exception):
                 raise
             # An earlier task crashed it, or reset() came between. It took nothing of this task, which goes to a new
             # one.
@@ -180,7 +181,8 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
         entry = None
     if entry is None:
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
-        birth = None if opening.plan.start_method in (None, "fork") else Birth(opening.plan.start_method)
+        method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
+        birth = None if method in (None, "fork") else Birth(method)
         entry = _leases[key] = _Lease(open_pool(opening), birth)
     return key, entry
 

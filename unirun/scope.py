@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -146,11 +147,14 @@ class Borrowed(ChunkingExecutor):
 
     def __init__(self, executor: Executor, flavor: str, name: str | None, site: Site | None) -> None:
         self._executor = executor
-        # Guards the two below; notified when nothing is pending. Not `concurrent.futures.wait`: it never ends for a
-        # future that its executor cancelled and then forgot.
+        # Guards all below; notified when nothing is pending. Not `concurrent.futures.wait`: it never ends for a future
+        # that its executor cancelled and then forgot.
         self._lock = threading.Condition()
         self._pending: set[Future[Any]] = set()
+        self._submitting: dict[object, int] = {}  # a token for each call of submit that is under way: its thread
         self._closed = False
+        self._cancelling = False
+        self._home = os.getpid()
         kind = type(executor).__name__
         self.decision: DecisionTrace = DecisionTrace(
             origin="Run",
@@ -169,28 +173,50 @@ class Borrowed(ChunkingExecutor):
         )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-        future = self._executor.submit(fn, *args, **kwargs)
-        with self._lock:
-            self._pending.add(future)
-        future.add_done_callback(self._done)
-        return future
+        if os.getpid() != self._home:
+            return self._executor.submit(fn, *args, **kwargs)
+        token = object()
+        try:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("cannot schedule new futures after shutdown")
+                self._submitting[token] = threading.get_ident()
+            future = self._executor.submit(fn, *args, **kwargs)
+            with self._lock:
+                self._pending.add(future)
+                cancelling = self._cancelling
+            future.add_done_callback(self._done)
+            if cancelling:
+                future.cancel()
+            return future
+        finally:
+            try:
+                self._settle(token)
+            except BaseException:  # Ctrl-C, after which the end would wait for this call for ever
+                self._settle(token)
+                raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if os.getpid() != self._home:
+            return  # a forked child's copy: the tasks are the parent's
         with self._lock:
             self._closed = True
+            self._cancelling = self._cancelling or cancel_futures
             pending = list(self._pending)
         if cancel_futures:
             for future in pending:
                 future.cancel()
         if wait:
+            me = threading.get_ident()  # it may be a task that its executor runs in `submit`
             with self._lock:
-                self._lock.wait_for(lambda: not self._pending)
+                self._lock.wait_for(lambda: not self._pending and {me}.issuperset(self._submitting.values()))
 
     def _done(self, future: Future[Any]) -> None:
+        self._settle(future)
+
+    def _settle(self, gone: object) -> None:
         with self._lock:
-            self._pending.discard(future)
+            self._pending.discard(gone)
+            self._submitting.pop(gone, None)
             if not self._pending:
                 self._lock.notify_all()

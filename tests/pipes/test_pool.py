@@ -779,3 +779,95 @@ def test_workers_can_be_killed(method: str, tmp_path: Path) -> None:
     for future in waiting:
         with pytest.raises(CancelledError):
             future.result(PATIENCE)
+
+
+# ---------------------------------------------------------------------------------------------- finalizers, everywhere
+
+
+def with_the_lock_held(pool: PipePool, what: Any) -> Any:
+    """Do something in a thread that holds the lock of a pool, where the collector may run any finalizer."""
+    results: list[Any] = []
+
+    def step() -> None:
+        with pool._manager.dispatch.lock:
+            results.append(what())
+
+    thread = threading.Thread(target=step, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert results, "it waits for itself"
+    return results[0]
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_finalizer_may_shut_the_pool_down_whatever_its_thread_holds(cancel: bool, tmp_path: Path) -> None:
+    pool = opened(workers=1)
+    gate = str(tmp_path / "gate")
+    held = pool.submit(jobs.hold, gate)
+    while not os.path.exists(f"{gate}.held"):
+        time.sleep(0.001)
+    others = [pool.submit(jobs.echo, number) for number in range(3)]
+    with_the_lock_held(pool, lambda: pool.shutdown(wait=False, cancel_futures=cancel))
+    Path(gate).touch()
+    assert held.result(PATIENCE)
+    pool.shutdown(wait=True)
+    if cancel:
+        assert all(each.cancelled() for each in others)
+    else:
+        assert [each.result(PATIENCE) for each in others] == [0, 1, 2]
+
+
+def test_a_finalizer_may_wait_for_a_result_for_as_long_as_it_says(tmp_path: Path) -> None:
+    pool = opened(workers=1)
+    gate = str(tmp_path / "gate")
+    held = pool.submit(jobs.hold, gate)
+
+    def wait() -> bool:
+        try:
+            return bool(held.result(0.05))
+        except TimeoutError:
+            return False
+
+    assert not with_the_lock_held(pool, wait)
+    Path(gate).touch()
+    assert held.result(PATIENCE)
+    pool.shutdown(wait=True)
+
+
+class Closing:
+    """An argument that travels as a number, and whose end calls the pool."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return int, ()
+
+    def __del__(self) -> None:
+        self.call()
+
+
+def test_the_arguments_of_cancelled_tasks_may_call_the_pool_when_they_die(tmp_path: Path) -> None:
+    pool = opened(workers=1)
+    gate = str(tmp_path / "gate")
+    held = pool.submit(jobs.hold, gate)
+    while not os.path.exists(f"{gate}.held"):
+        time.sleep(0.001)
+    said: list[str] = []
+
+    def call() -> None:
+        try:
+            pool.submit(jobs.pid)
+        except RuntimeError as error:
+            said.append(str(error))
+
+    for _ in range(4):
+        pool.submit(jobs.echo, Closing(call))
+    pool.shutdown(wait=False, cancel_futures=True)
+    Path(gate).touch()
+    assert held.result(PATIENCE)
+    ending = threading.Thread(target=pool.shutdown, daemon=True)
+    ending.start()
+    ending.join(PATIENCE)
+    gc.collect()
+    assert said == ["cannot schedule new futures after shutdown"] * 4

@@ -216,3 +216,9 @@ def test_another_standard_output(tmp_path: Path) -> None:
         os.close(before)
         os.close(file)
     assert not spawned.is_over()
+
+
+def test_a_fork_server_that_another_thread_is_importing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module is there, and has nothing in it yet."""
+    monkeypatch.setitem(sys.modules, "multiprocessing.forkserver", ModuleType("multiprocessing.forkserver"))
+    assert not Birth("forkserver").is_over()

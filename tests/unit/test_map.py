@@ -5,6 +5,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, ClassVar, assert_type
 
 import pytest
 
@@ -317,6 +318,107 @@ def test_a_forked_child_does_not_wait_for_its_parents_maps() -> None:
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert list(results) == list(range(200))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("maker", [Run, compat.ProcessPoolExecutor])
+@pytest.mark.parametrize("ending", ["leaves", "submits", "closes", "drops"])
+def test_a_forked_child_leaves_a_map_to_its_parent(maker: Any, ending: str) -> None:
+    """Nothing goes on with it there, and another thread may have held its lock."""
+    scope = maker(flavor="processes", max_workers=2) if maker is Run else maker(2)
+    executor = scope.__enter__()
+    results: Any = executor.map(nap, range(200))
+    assert next(results) == 0
+    (sending,) = executor._unirun_maps  # type: ignore[union-attr]
+    taken, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sending._changed:
+            taken.set()
+            release.wait(PATIENCE)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait(PATIENCE)
+    child = os.fork()
+    if not child:
+        try:
+            if ending == "leaves":
+                scope.__exit__(None, None, None)
+            elif ending == "submits" and maker is Run:  # a pool of the stdlib's own hangs here without us
+                with pytest.raises(RuntimeError, match="forked child"):
+                    executor.submit(nap, 1)
+            elif ending == "closes":
+                results.close()
+            else:
+                del results
+                gc.collect()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    release.set()
+    holder.join()
+    end = time.monotonic() + PATIENCE
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
+    assert list(results) == list(range(1, 200))
+    scope.__exit__(None, None, None)
+
+
+class Witness:
+    """An item that notes, when it dies, whether its thread holds the lock of the map."""
+
+    held: ClassVar[list[bool]] = []
+    sending: Any = None
+
+    def __reduce__(self) -> Any:
+        return int, ()
+
+    def __del__(self) -> None:
+        lock = self.sending and self.sending._changed
+        self.held.append(bool(lock and lock._is_owned()))
+
+
+@pytest.mark.parametrize("ending", ["read", "closed", "cancelled"])
+def test_items_do_not_die_with_the_lock_of_the_map_held(ending: str) -> None:
+    """What they do then may wait for a thread that waits for it."""
+    Witness.held.clear()
+    with Run(flavor="processes", max_workers=1) as executor:
+        results: Any = executor.map(nap, (Witness() for _ in range(300)))
+        (Witness.sending,) = executor._unirun_maps  # type: ignore[union-attr]
+        if ending == "read":
+            assert list(results) == [0] * 300
+        elif ending == "closed":
+            next(results)
+            results.close()
+        else:
+            executor.shutdown(wait=True, cancel_futures=True)
+    Witness.sending, sending = None, Witness.sending
+    del results
+    gc.collect()
+    assert sending is not None
+    assert len(Witness.held) == 300
+    assert not any(Witness.held)
+
+
+def test_a_map_that_is_not_read_to_its_end_says_nothing_at_the_exit(tmp_path: Path) -> None:
+    """Without a GIL generators are finalized after the variables of their modules are gone."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import itertools, unirun\n"
+        "if __name__ == '__main__':\n"
+        "    threads = unirun.map(abs, itertools.count())\n"
+        "    print(next(threads))\n"
+        "    pool = unirun.Run(flavor='processes', max_workers=1).__enter__()\n"
+        "    processes = pool.map(abs, range(100_000))\n"
+        "    print(next(processes))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n0\n", "")
 
 
 @pytest.mark.parametrize("step", ["after submit", "before"])

@@ -391,6 +391,14 @@ def test_a_changed_surrounding_is_seen_by_a_cached_pool(monkeypatch: pytest.Monk
     assert held.result(PATIENCE) == 0.5
 
 
+def test_threads_see_all_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the cached ones stay, also where processes would be spawned."""
+    configure(start_method="spawn")
+    before = unirun.submit(threading.get_ident).result(PATIENCE)
+    monkeypatch.setenv("OF_THE_PROGRAM", "changed")
+    assert unirun.submit(threading.get_ident).result(PATIENCE) == before
+
+
 def test_the_async_scope() -> None:
     """Uses them again, too."""
 

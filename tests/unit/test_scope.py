@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from unirun import ConfigError, Run, RuntimeConfig, configure, last_decision, le
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 SPAWNING = [m for m in ("spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
 ALL_FLAVORS = ["auto", "processes", "threads", "none"]
+PATIENCE = 30.0
 
 
 @pytest.mark.parametrize("flavor", ALL_FLAVORS)
@@ -341,3 +343,91 @@ def test_chunks_through_the_cached_pool() -> None:
     assert list(unirun.map(pow, range(7), [2] * 7, chunksize=3)) == [0, 1, 4, 9, 16, 25, 36]
     with pytest.raises(ValueError, match="chunksize"):
         unirun.map(square, [1], chunksize=0)
+
+
+def test_ctrl_c_in_a_task_that_runs_at_the_call_is_not_tried_again() -> None:
+    """Not even if the task has ended the pool that it runs in."""
+    runs: list[None] = []
+
+    def task() -> None:
+        runs.append(None)
+        reset()
+        if len(runs) < 3:
+            raise KeyboardInterrupt
+
+    configure(ladder=("inline",))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            unirun.submit(task)
+    finally:
+        configure()
+        reset()
+    assert len(runs) == 1
+
+
+class Slow(ThreadPoolExecutor):
+    """Whose submit takes a while, as the first one of a process pool does."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def submit(self, *arguments: Any) -> Any:  # type: ignore[override]
+        self.begun.set()
+        self.go_on.wait(PATIENCE)
+        return super().submit(*arguments)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_leaving_waits_for_what_another_thread_is_submitting_to_the_callers_own_executor(cancel: bool) -> None:
+    with Slow() as own:
+        scope = Run(executor=own)
+        executor = scope.__enter__()
+        futures: list[Future[Any]] = []
+        submitting = threading.Thread(target=lambda: futures.append(executor.submit(nap, 0.2)))
+        submitting.start()
+        own.begun.wait(PATIENCE)
+        if cancel:
+            executor.shutdown(wait=False, cancel_futures=True)
+        left: list[bool] = []
+
+        def leave() -> None:
+            scope.__exit__(None, None, None)
+            left.append(futures[0].done())
+
+        leaving = threading.Thread(target=leave)
+        leaving.start()
+        leaving.join(0.1)
+        assert leaving.is_alive()
+        own.go_on.set()
+        leaving.join(PATIENCE)
+        submitting.join(PATIENCE)
+    assert left == [True]
+
+
+def test_a_task_that_runs_at_the_call_may_end_its_scope_over_the_callers_own_executor() -> None:
+    with Run(flavor="none") as own:
+        executor = Run(executor=own).__enter__()
+        done = executor.submit(executor.shutdown)
+        assert done.result(PATIENCE) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_leaves_a_scope_over_the_callers_own_executor(tmp_path: Path) -> None:
+    """Its tasks are the parent's."""
+    with ThreadPoolExecutor(1) as own:
+        scope = Run(executor=own)
+        executor = scope.__enter__()
+        busy = executor.submit(nap, 0.5)
+        child = os.fork()
+        if not child:
+            scope.__exit__(None, None, None)
+            os._exit(0)
+        end = time.monotonic() + PATIENCE
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > end:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+        assert os.waitstatus_to_exitcode(ended[1]) == 0
+        scope.__exit__(None, None, None)
+    assert busy.done()

@@ -7,20 +7,22 @@ import math
 import threading
 import time
 import weakref
-from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 
 import unirun.backends.batch as worker
 from unirun.maps import exits
 from unirun.maps.pace import AHEAD, ITEMS, LIMIT, WINDOW, Pace
-from unirun.maps.parcels import Batch, Parcels
+from unirun.maps.parcels import Parcels
 from unirun.maps.results import Results, in_order
+from unirun.maps.unsent import Unsent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Final
+
+    from unirun.maps.parcels import Batch
 
 __all__ = ["Batches"]
 _SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
@@ -67,24 +69,21 @@ class Batches:
         self._finite = all(hasattr(each, "__len__") for each in iterables)
         first: Any = iterables[0] if iterables else ()
         self._whole: Sequence[Any] | None = first[:] if len(iterables) == 1 and type(first) in _SEQUENCES else None
-        self._workers = workers
-        self._ahead = AHEAD * workers
-        self._size = size
-        self._window = window
+        self._workers, self._ahead = workers, AHEAD * workers
+        self._size, self._window = size, window
         self._end = None if timeout is None else time.monotonic() + timeout
         self._ended, self._soon = ended, soon
+        self.present: Callable[[], bool] = exits.presence()
         # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
         self._taking = threading.RLock()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
         # a signal handler may submit in the course of anything.
         self._changed = threading.Condition(threading.RLock())
-        # What was not sent yet, in pieces: the place of the first item, the items, how many of them were sent.
-        self._unsent: deque[tuple[int, Sequence[Any], int]] = deque()
-        self._waiting = 0  # items in there
+        self._gone: list[Any] = []  # to be let go of without the lock: what dies may wait for who waits for it
+        self._unsent = Unsent(self._gone)
         self._sent: dict[int, Batch] = {}  # those whose results were not asked for, by the place of the first item
         self._open: set[Batch] = set()  # those of which nothing was heard
-        self._taken = 0  # items that were taken from the iterables
-        self._next = 0  # the place of the next result
+        self._taken = self._next = 0  # items that were taken from the iterables; the place of the next result
         self._read = self._short = False  # nothing more will be taken; although there may be more
         self._flushing = self._closed = self._broken = False  # the last: the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
@@ -129,7 +128,7 @@ class Batches:
             self._flushing = True
             self._pump()
             with self._changed:
-                if not self._waiting or self._closed or self._sender == threading.get_ident():
+                if not self._unsent or self._closed or self._sender == threading.get_ident():
                     self._flushing = False
                     return
                 if self._sender is not None:
@@ -155,19 +154,24 @@ class Batches:
 
     @property
     def _over(self) -> bool:
-        return self._read and not self._waiting and not self._open
+        return self._read and not self._unsent and not self._open
 
     def _stop(self, error: BaseException) -> None:
         with self._changed:
             self._error = self._error or error  # of what is not sent, if there is something
             self._short = self._short or not self._read
             self._read = True
-            self._unsent.clear()
-            self._waiting = 0
+            self._empty()
             self._changed.notify_all()
+
+    def _empty(self) -> None:
+        """Forget what was not sent. The lock is held."""
+        self._gone.append(self._unsent)
+        self._unsent = Unsent(self._gone)
 
     def _settle(self) -> None:
         """Tell the executor, once, if all is done or given up."""
+        self._gone.clear()
         with self._changed:
             if not self._over:
                 return
@@ -201,7 +205,7 @@ class Batches:
             with self._changed:
                 size = self._wanted(0)
                 window = self._window or min(WINDOW * self._workers * size, ITEMS)
-                count = min(size, window - (self._taken - self._next), self._ahead * size - self._waiting)
+                count = min(size, window - (self._taken - self._next), self._ahead * size - len(self._unsent))
             if count <= 0:
                 return
             try:
@@ -224,8 +228,7 @@ class Batches:
     def _add(self, items: Sequence[Any]) -> None:
         with self._changed:
             if items and not (self._closed or self._error):
-                self._unsent.append((self._taken, items, 0))
-                self._waiting += len(items)
+                self._unsent.add(self._taken, items)
             self._taken += len(items)
 
     # Sending: one thread at a time, whichever comes.
@@ -270,12 +273,8 @@ class Batches:
         most = self._ahead if self._pace.known or self._size is not None else self._workers
         if self._closed or not self._unsent or (len(self._open) >= most and not self._flushing):
             return None
-        first, items, sent = self._unsent.popleft()
-        part = items[sent : sent + self._wanted(self._waiting)]
-        if sent + len(part) < len(items):
-            self._unsent.appendleft((first, items, sent + len(part)))
-        self._waiting -= len(part)
-        batch = self._sent[first + sent] = Batch(first + sent, part)
+        batch = self._unsent.cut(self._wanted(len(self._unsent)))
+        self._sent[batch.start] = batch
         self._open.add(batch)
         return batch
 
@@ -309,8 +308,9 @@ class Batches:
         if rest := batch.items[count:]:
             batch.items, batch.count = batch.items[:count], count
         if rest and not (self._closed or self._error):
-            self._unsent.appendleft((batch.start + count, rest, 0))
-            self._waiting += len(rest)
+            self._unsent.put_back(batch.start + count, rest)
+        else:
+            self._gone.append(rest)
 
     def _done(self, batch: Batch, future: Future[Any]) -> None:
         """Take note of what became of a batch; in a thread of the executor's."""
@@ -325,11 +325,14 @@ class Batches:
                 self._broken |= isinstance(error, BrokenExecutor)
             elif self._size != 1:
                 self._learn(batch, future.result())
+            self._gone.append(batch.items)
             batch.items = ()
-            if self._closed:
-                batch.futures.clear()  # nobody takes it
+            if self._closed:  # nobody takes it
+                self._gone.append(batch.futures)
+                batch.futures = []
             if batch.start == self._next or self._window is not None or self._over:
                 self._changed.notify_all()
+        self._gone.clear()
         self._pump()
         self._settle()
 
@@ -379,10 +382,11 @@ class Batches:
 
     def _close(self) -> None:
         """Take back what has not begun."""
+        if not self.present():
+            return
         with self._changed:
             self._closed = self._read = True
-            self._unsent.clear()
-            self._waiting = 0
+            self._empty()
             left, self._sent = self._sent, {}
             self._changed.notify_all()
         # A broken pool of the stdlib's may be failing these futures just now. In 3.11 one that is cancelled meanwhile

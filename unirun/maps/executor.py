@@ -44,7 +44,7 @@ class BatchingExecutor(ManagedExecutor):
         if self._unirun_maps:
             if self._unirun_ending:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            for each in list(self._unirun_maps):
+            for each in self._unirun_own_maps():
                 if each.forgotten:
                     each.cancel()
                 else:
@@ -54,10 +54,10 @@ class BatchingExecutor(ManagedExecutor):
     submit.__doc__ = Executor.submit.__doc__
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if self._unirun_maps:
+        if maps := self._unirun_own_maps():
             self._unirun_ending = True
             if cancel_futures:
-                for each in list(self._unirun_maps):
+                for each in maps:
                     each.cancel()
             elif not wait or self._unirun_in_own_thread():
                 self._unirun_deferred = True
@@ -65,7 +65,7 @@ class BatchingExecutor(ManagedExecutor):
                     return
             else:
                 try:
-                    for each in list(self._unirun_maps):
+                    for each in maps:
                         each.finish()
                 except BaseException:  # Ctrl-C: no more waiting, but it ends
                     self.shutdown(wait=False)
@@ -76,7 +76,7 @@ class BatchingExecutor(ManagedExecutor):
 
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> bool | None:
         if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
-            for each in list(self._unirun_maps):
+            for each in self._unirun_own_maps():
                 each.cancel()
         return super().__exit__(exc_type, exc_val, exc_tb)
 
@@ -85,6 +85,10 @@ class BatchingExecutor(ManagedExecutor):
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         self._unirun_maps, self._unirun_paces = [], {}
         super()._unirun_adopt(opening, spec)
+
+    def _unirun_own_maps(self) -> list[Batches]:
+        """Return the calls of ``map`` that have something left, but none in a forked child: nothing goes on there."""
+        return [each for each in list(self._unirun_maps) if each.present()]
 
     def _unirun_batches(self) -> bool:
         """Tell whether several items may be one task of this pool's: not where its tasks are counted or timed."""
@@ -107,7 +111,7 @@ class BatchingExecutor(ManagedExecutor):
 
         if self._unirun_ending:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        for each in list(self._unirun_maps):
+        for each in self._unirun_own_maps():
             if each.forgotten:
                 each.cancel()
             elif self._max_workers == 1:  # then the order in which tasks begin can be seen

@@ -8,9 +8,11 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unirun.maps.batches import Batches
 
-__all__ = ["add", "discard"]
+__all__ = ["add", "discard", "presence"]
 
 # Whoever may have forgotten their results. Changed by single calls, which are atomic.
 _live: set[Batches] = set()
@@ -24,6 +26,16 @@ def add(batches: Batches) -> None:
 def discard(batches: Batches) -> None:
     """Forget a map that is done."""
     _live.discard(batches)
+
+
+def presence() -> Callable[[], bool]:
+    """Return a function that tells whether a map of now still goes on: not in a forked child, nor at the very end.
+
+    In the child another thread may have held its lock. At the end of the interpreter the variables of modules are gone,
+    so this function has its own.
+    """
+    home, getpid, system = os.getpid(), os.getpid, sys
+    return lambda: getpid() == home and system.meta_path is not None
 
 
 def _finish() -> None:

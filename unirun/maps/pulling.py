@@ -16,6 +16,7 @@ from collections import deque
 from concurrent.futures import CancelledError
 from functools import partial
 
+from unirun.maps import exits
 from unirun.maps.results import Results
 
 TYPE_CHECKING = False
@@ -72,6 +73,7 @@ class Pulling:
         self._window = window
         self._end = None if timeout is None else time.monotonic() + timeout
         self._was_reset = ended
+        self._present = exits.presence()
         # Guards all below; notified when the next result is there, or none will come. Reentrant: a pool without threads
         # runs its tasks in `submit`.
         self._changed = threading.Condition(threading.RLock())
@@ -125,6 +127,8 @@ class Pulling:
             self._close()
 
     def _close(self) -> None:
+        if not self._present():
+            return
         with self._changed:
             self._closed = True
             # Tracebacks hold frames that hold this map. Gone after the lock is released: what dies may wait for it.

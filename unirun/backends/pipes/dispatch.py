@@ -19,6 +19,7 @@ from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import Parts
+from unirun.backends.pipes.ear import LOCKED
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.pace import STARVED, STUCK, Pace
 from unirun.backends.pipes.packing import Packer
@@ -29,8 +30,6 @@ __all__ = ["Dispatch"]
 
 #: Bytes of pickled tasks to send at once, beyond the first task.
 _BYTES: Final = 1 << 16
-#: Seconds after which a lock that is held for microseconds is held by the waiting thread itself.
-_LOCKED: Final = 0.05
 #: Workers that a task may cost while it is on its way: it may be too large for them. One may have died by chance.
 _DEATHS: Final = 2
 
@@ -55,9 +54,10 @@ class Dispatch:
         self.short: bool = False
         #: Why the pool is not usable any more, or ``None``.
         self.broken: str | None = None
-        #: Shutdown was called,
+        #: Shutdown was called, perhaps by the collector, in a thread that holds the lock: it takes none. Who has looked
+        #: before has queued his task when the manager looks.
         self.closed: bool = False
-        #: and what has not begun is to be cancelled.
+        #: What has not begun is to be cancelled; likewise.
         self.cancelling: bool = False
         #: This is a forked child's copy of the pool.
         self.foreign: bool = False
@@ -104,25 +104,22 @@ class Dispatch:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def cancel_all(self) -> None:
-        """Cancel what is queued; in the manager thread."""
+        """Cancel what has not begun; in the manager thread."""
+        with self.lock:
+            for worker in self.workers:
+                self._take_back(worker)
         while self.queue:
             with self.lock:
                 task = self.queue.popleft()
             cancel(task.future)
-
-    def cancel(self) -> None:
-        """Let the manager cancel what has not begun."""
-        with self.lock:
-            self.cancelling = True
-            for worker in self.workers:
-                self._take_back(worker)
+            del task  # its arguments must not die with the lock held
 
     def reclaim(self, future: Future[Any]) -> None:
         """Take back what the worker that holds the task of ``future`` has not begun. It is pending again then."""
         held: list[bool] = []
         try:
             # One step. Only this thread itself can hold it so long: a signal handler cancels in a submit.
-            held.extend(map(self.lock.acquire, (True,), (_LOCKED,)))
+            held.extend(map(self.lock.acquire, (True,), (LOCKED,)))
             for worker in self.workers if held[0] and not self.foreign else ():
                 if any(task.future is future for task in worker.tasks.values()):
                     self._take_back(worker)

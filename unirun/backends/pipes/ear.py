@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.vacancy import Vacancy
     from unirun.backends.pipes.watch import Watch
 
-__all__ = ["MOMENT", "Ear"]
+__all__ = ["LOCKED", "MOMENT", "Ear"]
 
+#: Seconds after which a lock that is held for microseconds is held by the waiting thread itself.
+LOCKED: Final = 0.05
 #: Seconds that a thread listens by itself. A longer task takes so long that one more thread to wake is nothing.
 MOMENT: Final = 0.001
 #: Handlers that run no code of the user's. The last one raises KeyboardInterrupt.
@@ -71,13 +73,19 @@ class Ear:
         if not self._watch.shared or self.dispatch.foreign or not _undisturbed():
             return
         worker: Handle | None = None
+        held: list[bool] = []
         try:
-            with self.dispatch.lock:
-                worker = self._only_for(future)
+            try:
+                # One step, as in `reclaim`: only this thread itself can hold it so long, in which a finalizer waits.
+                held.extend(map(self.dispatch.lock.acquire, (True,), (LOCKED,)))
+                worker = self._only_for(future) if held[0] else None
                 if worker is None:
                     return
                 worker.listener = future
                 self._watch.drop(worker.fd)
+            finally:
+                if True in held:
+                    self.dispatch.lock.release()
             if worker.wait(MOMENT):
                 self._hear(worker, future)
         finally:

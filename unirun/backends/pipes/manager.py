@@ -159,10 +159,9 @@ class Manager:
         if self.dispatch.foreign:
             return
         self._final = self._final or final
-        with self.dispatch.lock:
-            self.dispatch.closed = True
+        self.dispatch.closed = True
         if cancel:
-            self.dispatch.cancel()
+            self.dispatch.cancelling = True
         self._bell.ring()
 
     def interrupt(self) -> None:

@@ -86,7 +86,7 @@ class PipePool(ChunkingExecutor):
 
     def cancel(self) -> None:
         """Cancel what has not begun. Nothing begins any more until ``renew`` is called."""
-        self._manager.dispatch.cancel()
+        self._manager.dispatch.cancelling = True
         self._bell.ring()
 
     def renew(self) -> None:
