@@ -199,7 +199,8 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             pool = shelf.borrow(key, lambda: open_pipes(workers, context, terms=terms))
         else:
             pool = open_pipes(self._max_workers, self._unirun_context(), spec.initializer, spec.initargs, terms)
-        self._processes = pool.processes  # programs look into it to kill workers
+        self._processes = pool.processes  # programs look into it to kill workers,
+        self._pending_work_items = pool.pending  # and ask this one how much is left to do
         self._unirun_stand_on(pool, len(pool.processes) if pool.short else self._max_workers, pool.short)
 
     def _unirun_reuses(self) -> bool:

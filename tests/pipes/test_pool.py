@@ -875,3 +875,47 @@ def test_the_arguments_of_cancelled_tasks_may_call_the_pool_when_they_die(tmp_pa
     ending.join(PATIENCE)
     gc.collect()
     assert said == ["cannot schedule new futures after shutdown"] * 4
+
+
+# ---------------------------------------------------------------------------- what programs read of the stdlib's pool
+
+
+def test_how_much_is_left_to_do(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs wait with the next submit until it is less, or report it."""
+    monkeypatch.setenv("UNIRUN_LADDER", "pipes")
+    gate = str(tmp_path / "gate")
+    pool: Any = ProcessPoolExecutor(1, multiprocessing.get_context(method))
+    with pool:
+        assert (len(pool._pending_work_items), pool._broken, pool._shutdown_thread) == (0, False, False)
+        futures = {pool.submit(jobs.hold, gate)} | {pool.submit(jobs.echo, number) for number in range(30)}
+        while not os.path.exists(f"{gate}.held"):
+            time.sleep(0.001)
+        left = pool._pending_work_items
+        assert len(left) == len(list(left)) == 31
+        assert {task.future for task in left.values()} == futures
+        assert all(left[number].fn in (jobs.hold, jobs.echo) for number in left)
+        Path(gate).touch()
+        for each in futures:
+            each.result(PATIENCE)
+        end = time.monotonic() + PATIENCE
+        while left:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+
+@pytest.mark.parametrize("ladder", ["pipes", "threads", "inline"])
+def test_the_cause_of_an_error_is_the_stdlibs(ladder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs ask for its class, to print it in its own way."""
+    from concurrent.futures import process
+
+    monkeypatch.setenv("UNIRUN_LADDER", ladder)
+    monkeypatch.setenv("UNIRUN_DOWNGRADE", "silent")
+    with ProcessPoolExecutor(1) as pool:
+        calls: list[Any] = [lambda: pool.submit(jobs.fail, "x").result(), lambda: list(pool.map(jobs.fail, "x" * 50))]
+        for call in calls:
+            with pytest.raises(LookupError) as raised:
+                call()
+            cause: Any = raised.value.__cause__
+            assert type(cause) is process._RemoteTraceback
+            assert cause.tb.startswith('\n"""\nTraceback (most recent call last)')
+            assert "LookupError: x" in str(cause)

@@ -129,7 +129,7 @@ def test_a_child_does_not_wake_the_thread_of_its_parent() -> None:
 def test_a_worker_that_is_started_while_the_pool_breaks() -> None:
     """Before 3.12 the pool's thread closes the queue while `submit` hands it to one worker more."""
     pool = construct("forkserver")
-    pool._broken = "a worker ended"  # type: ignore[assignment]
+    pool._broken = "a worker ended"
     pool._call_queue._reader.close()  # type: ignore[attr-defined]
     with pytest.raises(BrokenProcessPool, match="a worker ended"):
         pool._spawn_process()

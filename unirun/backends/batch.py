@@ -16,7 +16,7 @@ from functools import partial
 from time import perf_counter  # as it is now, whatever a program's tests put in its place
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from unirun.backends.lowered import RemoteTraceback
+from unirun.backends.lowered import remote_traceback
 from unirun.pickling import dumper, dumps
 
 TYPE_CHECKING = False
@@ -138,6 +138,7 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            dump = None  # the handler of a signal may have come in the middle of it
             others[len(results)] = packed = _pack_error(error)
             size += len(packed)
             results.append(None)
@@ -160,7 +161,7 @@ def load(packed: bytes) -> Any:
     try:
         value, error, text = pickle.loads(packed)
         if error is not None:
-            error.__cause__ = RemoteTraceback(text)
+            error.__cause__ = remote_traceback(text)
     except BaseException as unloadable:
         from unirun.backends.processes import BrokenProcessPool
 

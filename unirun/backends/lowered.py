@@ -16,6 +16,7 @@ Does not promise:
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import traceback
 from concurrent.futures import Executor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import BrokenExecutor, Future
     from typing import Any, Final
 
-__all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main"]
+__all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main", "remote_traceback"]
 
 #: The stdlib's pools report a failed initializer here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -74,7 +75,7 @@ class Lowered(Executor):
             call = fn, args, kwargs
             payload: bytes | BaseException = _dumps_by_value(call) if state.semantics.by_value else dumps(call)
         except Exception as error:
-            error.__cause__ = RemoteTraceback("".join(traceback.format_exception(error)))
+            error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
             payload = error.with_traceback(None)
         return self._inner.submit(state.run_copied, payload)
 
@@ -141,7 +142,7 @@ class LoweredState:
             copied: BaseException = unpicklable.with_traceback(None)
         else:
             copied = self._load(pickled, "the exception")
-        copied.__cause__ = RemoteTraceback(text)
+        copied.__cause__ = remote_traceback(text)
         return copied
 
     def _load(self, pickled: bytes, what: str) -> Any:
@@ -235,15 +236,25 @@ def mentions_main(*values: object) -> bool:
     return False
 
 
-class RemoteTraceback(Exception):
-    """The traceback of an exception that was copied, as text: the cause of the copy."""
+def remote_traceback(text: str) -> Exception:
+    """Return the traceback of an exception that was copied, as text: to be the cause of the copy.
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    Of the stdlib's own class, which a program may ask for, where its module is loaded.
+    """
+    module = sys.modules.get("concurrent.futures.process")
+    kind: type[Exception] = getattr(module, "_RemoteTraceback", RemoteTraceback)
+    return kind(f'\n"""\n{text}"""')
+
+
+class RemoteTraceback(Exception):
+    """What ``concurrent.futures.process`` calls so, where that is not loaded."""
+
+    def __init__(self, tb: str) -> None:
+        super().__init__(tb)
+        self.tb = tb
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return self.tb
 
 
 _initializing: set[int] = set()  # the threads that run an initializer now

@@ -76,10 +76,25 @@ class GuardedProcessPool(_Base):
         _unirun_ready: Ready | None
         _unirun_short: Failure | None
         _processes: Any
+        _pending_work_items: Any
+        _broken: Any
+        _shutdown_thread: Any
+        _queue_count: Any
+        _mp_context: Any
+        _initializer: Any
+        _initargs: Any
+        _executor_manager_thread: Any
 
     _unirun_ready = None
     #: The stdlib's own table of workers, as it is where there are none: programs look into it to kill them.
     _processes = {}  # noqa: RUF012 - never written to; the stdlib sets its own on the instance
+    #: And more that programs read: for backpressure, progress, or to see whether a pool is any good. As it is in a pool
+    #: that was just made.
+    _pending_work_items = {}  # noqa: RUF012 - likewise
+    _broken = _shutdown_thread = False
+    _queue_count = 0
+    _mp_context = _initializer = _executor_manager_thread = None
+    _initargs = ()
     #: Workers would not find this package: they are those of the stdlib's own pool, as if there were no guard.
     _unirun_unguarded = False
     #: Why there are fewer workers than asked for, or None.
@@ -203,7 +218,7 @@ class GuardedProcessPool(_Base):
             if refused:
                 raise refused_start(error, self._mp_context) from None
             # There are workers, but the interpreter is shutting down and starts no thread that would end them.
-            self._broken = why = f"the threads of the pool cannot be started: {error!r}"  # type: ignore[assignment]
+            self._broken = why = f"the threads of the pool cannot be started: {error!r}"
             raise BrokenProcessPool(why) from error
         if not self._unirun_workers():  # a program's subclass starts them at a time of its own
             ready.disarm()
@@ -239,8 +254,8 @@ class GuardedProcessPool(_Base):
 
     def _start_executor_manager_thread(self) -> None:
         if self._executor_manager_thread is None:
-            self._executor_manager_thread_wakeup._unirun_owner = os.getpid()
-            if self._safe_to_dynamically_spawn_children:
+            self._executor_manager_thread_wakeup._unirun_owner = os.getpid()  # type: ignore[attr-defined]
+            if self._safe_to_dynamically_spawn_children:  # type: ignore[attr-defined]
                 self._unirun_start_feeder()
         super()._start_executor_manager_thread()
 
@@ -300,7 +315,7 @@ class GuardedProcessPool(_Base):
     def _unirun_fail_pending(self, manager: Any, error: Exception) -> None:
         """Fail what is pending because there is no worker left; runs in the manager thread, the shutdown lock held."""
         why = f"no worker is left and none can be started: {error!r}"
-        self._broken = why  # type: ignore[assignment]
+        self._broken = why
         self._shutdown_thread = True
         for item in manager.pending_work_items.values():
             if not item.future.done():
@@ -321,7 +336,7 @@ class GuardedProcessPool(_Base):
         for worker in self._unirun_workers():
             kill(worker)
             worker.join()
-        self._executor_manager_thread = None  # type: ignore[assignment]  # never started
+        self._executor_manager_thread = None  # never started
         self._pending_work_items.clear()
         self._shutdown_thread = True
         self._unirun_release()

@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
-from unirun.backends.lowered import RemoteTraceback
+from unirun.backends.lowered import remote_traceback
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
 
@@ -35,7 +35,7 @@ def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any,
         value = protocol.load(message)
         if failed:
             error, raised = value
-            error.__cause__ = RemoteTraceback(raised)
+            error.__cause__ = remote_traceback(raised)
             return None, error
     except expected as unloadable:
         what = "exception" if failed else "result"

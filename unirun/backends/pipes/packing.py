@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable
 from concurrent.futures import InvalidStateError
 
-from unirun.backends.lowered import RemoteTraceback
+from unirun.backends.lowered import remote_traceback
 from unirun.backends.pipes.answers import resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.by_value import Parts, dump_call
@@ -51,7 +51,7 @@ class Packer:
         except BaseException as error:
             if own and not isinstance(error, Exception):
                 raise
-            error.__cause__ = RemoteTraceback("".join(traceback.format_exception(error)))
+            error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
             resolve(task.future, error=error.with_traceback(None))
             return None
 

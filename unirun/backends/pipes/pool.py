@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
@@ -24,7 +25,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unirun.refusal import Stage
 
-__all__ = ["PipePool", "open_pipes"]
+__all__ = ["Pending", "PipePool", "open_pipes"]
+
+
+class Pending(Mapping[int, Task]):
+    """The tasks of a pool that are not done, by numbers that mean nothing: counted when somebody asks."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def __len__(self) -> int:
+        return len(self._dispatch.queue) + sum(len(worker.tasks) for worker in self._dispatch.workers.copy())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._tasks())
+
+    def __getitem__(self, number: int) -> Task:
+        return self._tasks()[number]
+
+    def _tasks(self) -> dict[int, Task]:
+        with self._dispatch.lock:
+            held = [task for worker in self._dispatch.workers for task in worker.tasks.values()]
+            return {id(task): task for task in (*held, *self._dispatch.queue)}
 
 
 class PipePool(ChunkingExecutor):
@@ -44,6 +66,11 @@ class PipePool(ChunkingExecutor):
     def processes(self) -> dict[int, Any]:
         """The worker processes that live, by their ids: a table that follows what happens."""
         return self._manager.processes
+
+    @property
+    def pending(self) -> Pending:
+        """The tasks that are not done: a view that follows what happens."""
+        return Pending(self._manager.dispatch)
 
     @property
     def usable(self) -> bool:

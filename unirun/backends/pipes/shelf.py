@@ -26,7 +26,7 @@ from typing import Any, Final
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.exits import ending, unlist
-from unirun.backends.pipes.pool import PipePool
+from unirun.backends.pipes.pool import Pending, PipePool
 from unirun.fresh import Birth
 from unirun.refusal import Failure, Refused
 
@@ -193,6 +193,11 @@ class Loan(ChunkingExecutor):
     def processes(self) -> dict[int, Any]:
         """The worker processes that live, by their ids: a table that follows what happens, empty after the end."""
         return self._pool.processes
+
+    @property
+    def pending(self) -> Pending:
+        """The tasks that are not done: a view that follows what happens."""
+        return self._pool.pending
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self._submit(self._pool.submit, fn, *args, **kwargs)
