@@ -168,7 +168,8 @@ class LoweredState:
                     initializer(*initargs)
             except BaseException as error:
                 LOGGER.critical("Exception in initializer:", exc_info=True)
-                self._broken = "the initializer failed, the pool is not usable anymore"
+                why = "".join(traceback.format_exception_only(error)).strip()
+                self._broken = f"the initializer failed ({why}), the pool is not usable anymore"
                 if isinstance(error, KeyboardInterrupt):
                     raise  # the user's own, where the task runs inline
                 raise self.semantics.broken(self._broken) from None
