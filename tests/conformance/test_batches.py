@@ -177,6 +177,15 @@ def test_a_crash_ends_the_iterator_and_not_the_program(pool: Executor) -> None:
     pool.shutdown(wait=True)
 
 
+@across("for-processes", without=("on-inline",))
+def test_an_interrupt_of_an_item_is_raised_at_its_place(pool: Executor) -> None:
+    """Where it hits a worker, it is no other item's."""
+    results: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        results.extend(pool.map(partial(items.interrupted_at, 40), range(60)))
+    assert results == list(range(40))
+
+
 @across("for-processes", without=("on-threads", "on-inline"))
 def test_long_items_behind_short_ones_are_shared(pool: Executor) -> None:
     """The batch that meets the first long one leaves the others to whoever is idle."""

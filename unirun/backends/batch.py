@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import sys
+import threading
 import traceback
 from functools import partial
 from time import perf_counter  # as it is now, whatever a program's tests put in its place
@@ -97,7 +99,8 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
         limit: Seconds after which no further item is begun.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C in the course of an item: the batch ends.
+        KeyboardInterrupt: Ctrl-C in the course of an item that runs at the call, in the program's own main thread. In
+            a worker it is the item's, and the batch ends with it.
     """
     if isinstance(items, bytes):
         items = pickle.loads(items)
@@ -135,15 +138,25 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
                     break
             else:
                 parts = _parts(left, _STRIDE if now - begin < _TINY * len(results) else 1)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if interrupted and _in_the_program():
+                raise
             dump = None  # the handler of a signal may have come in the middle of it
             others[len(results)] = packed = _pack_error(error)
             size += len(packed)
             results.append(None)
             now = clock()
+            if interrupted:
+                break
     return Done(results, others, perf_counter() - begin)
+
+
+def _in_the_program() -> bool:
+    """Tell whether this is the thread that Ctrl-C is for, and no worker's."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    in_child = process is not None and process.parent_process() is not None
+    return not in_child and threading.current_thread() is threading.main_thread()
 
 
 def _parts(items: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
