@@ -7,6 +7,10 @@ threads. Prints one JSON object with what was counted, then LAST LINE.
 """
 
 import _multiprocessing  # type: ignore[import-not-found]
+
+# `traceback` imports it when it first formats one. A child that is forked while another thread does so waits for ever
+# for the lock of that module when it has an error to format: the stdlib's workers as well as ours.
+import ast  # noqa: F401
 import collections
 import errno
 import gc
