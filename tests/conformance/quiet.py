@@ -2,8 +2,11 @@
 
 import gc
 import multiprocessing
+import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
@@ -11,9 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.tasks import PATIENCE
+from tests.conformance.tasks import PATIENCE, TICK
 
-__all__ = ["await_quiet", "light_main"]
+__all__ = ["await_quiet", "exit_status", "light_main"]
+
+
+def exit_status(child: int, patience: float = PATIENCE) -> int:
+    """Wait for the end of a forked child, and kill it if that does not come; return its exit status."""
+    end = time.monotonic() + patience
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(TICK)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def await_quiet(before: Set[threading.Thread]) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
+from tests.conformance.tasks import until
 from tests.pipes import jobs
 from unirun import Run, RuntimeConfig, configure
 from unirun.backends.pipes.arena import Memo
@@ -891,16 +892,14 @@ def test_how_much_is_left_to_do(method: str, tmp_path: Path, monkeypatch: pytest
         while not os.path.exists(f"{gate}.held"):
             time.sleep(0.001)
         left = pool._pending_work_items
+        until(lambda: len(left) == 31, "the pickling of the tasks")
         assert len(left) == len(list(left)) == 31
         assert {task.future for task in left.values()} == futures
         assert all(left[number].fn in (jobs.hold, jobs.echo) for number in left)
         Path(gate).touch()
         for each in futures:
             each.result(PATIENCE)
-        end = time.monotonic() + PATIENCE
-        while left:
-            assert time.monotonic() < end
-            time.sleep(0.001)
+        until(lambda: not left, "the end of the tasks")
 
 
 @pytest.mark.parametrize("ladder", ["pipes", "threads", "inline"])

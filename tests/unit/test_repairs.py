@@ -3,7 +3,6 @@
 import gc
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.quiet import exit_status
 from tests.pipes import jobs
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 
@@ -114,13 +114,7 @@ def test_a_child_does_not_wake_the_thread_of_its_parent() -> None:
     if not child:
         wakeup.wakeup()
         os._exit(0)
-    deadline = time.monotonic() + 10
-    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    if not ended[0]:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert ended == (child, 0)
+    assert exit_status(child) == 0
     os.read(wakeup._reader.fileno(), 1 << 16)
     waker.join(10)
     pool._unirun_release()

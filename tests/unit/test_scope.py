@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 import unirun
+from tests.conformance.quiet import exit_status
 from tests.tasks import crash, mark, nap, pid, square, thread_id
 from unirun import ConfigError, Run, RuntimeConfig, configure, last_decision, leases, reset, to_process, to_thread
 
@@ -423,11 +423,6 @@ def test_a_forked_child_leaves_a_scope_over_the_callers_own_executor(tmp_path: P
         if not child:
             scope.__exit__(None, None, None)
             os._exit(0)
-        end = time.monotonic() + PATIENCE
-        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-            if time.monotonic() > end:
-                os.kill(child, signal.SIGKILL)
-            time.sleep(0.01)
-        assert os.waitstatus_to_exitcode(ended[1]) == 0
+        assert exit_status(child) == 0
         scope.__exit__(None, None, None)
     assert busy.done()
