@@ -23,13 +23,14 @@ from unirun.refusal import Refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
     from typing import Any, ParamSpec, TypeVar
 
     from unirun.backends.lowered import Semantics
     from unirun.backends.pipes.pool import PipePool
     from unirun.backends.pipes.shelf import Loan
     from unirun.backends.pipes.terms import Terms
+    from unirun.refusal import Failure
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -38,6 +39,19 @@ __all__ = ["ProcessPoolExecutor"]
 
 #: The stdlib's own class, whatever its module may hold by now.
 _STDLIB: Any = GuardedProcessPool.__base__
+
+
+class _OfLower:
+    """What the stdlib's pool notes of itself, for programs that look whether it is any good, where a lower rung serves.
+
+    The pool's own attribute, which it sets in its constructor, comes before this one.
+    """
+
+    def __init__(self, read: Callable[[Any], object]) -> None:
+        self._read = read
+
+    def __get__(self, pool: Any, kind: type | None = None) -> Any:
+        return pool is not None and self._read(pool)
 
 
 class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
@@ -55,6 +69,8 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
     """
 
     _unirun_own_rung = "processes"
+    _broken = _OfLower(lambda pool: getattr(pool._unirun_lower, "broken", None) or False)
+    _shutdown_thread = _OfLower(lambda pool: pool._unirun_closed or pool._unirun_ending or bool(pool._broken))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Not by its name, which a reload of this module rebinds.
@@ -202,6 +218,11 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         self._processes = pool.processes  # programs look into it to kill workers,
         self._pending_work_items = pool.pending  # and ask this one how much is left to do
         self._unirun_stand_on(pool, len(pool.processes) if pool.short else self._max_workers, pool.short)
+
+    def _unirun_stand_on(self, pool: Executor, workers: int | None, short: Failure | None) -> None:
+        for name in ("_broken", "_shutdown_thread"):  # of the stdlib's pool that was refused
+            self.__dict__.pop(name, None)
+        super()._unirun_stand_on(pool, workers, short)
 
     def _unirun_reuses(self) -> bool:
         """Tell whether a warm pool may serve. A forked worker holds the globals of its birth: only on request."""

@@ -185,7 +185,7 @@ class Borrowed(ChunkingExecutor):
             with self._lock:
                 self._pending.add(future)
                 cancelling = self._cancelling
-            future.add_done_callback(self._done)
+            future.add_done_callback(self._settle)
             if cancelling:
                 future.cancel()
             return future
@@ -210,9 +210,6 @@ class Borrowed(ChunkingExecutor):
             me = threading.get_ident()  # it may be a task that its executor runs in `submit`
             with self._lock:
                 self._lock.wait_for(lambda: not self._pending and {me}.issuperset(self._submitting.values()))
-
-    def _done(self, future: Future[Any]) -> None:
-        self._settle(future)
 
     def _settle(self, gone: object) -> None:
         with self._lock:

@@ -75,6 +75,8 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
         return super().submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._unirun_lower is not None:
+            self._shutdown = True  # programs look into it
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:

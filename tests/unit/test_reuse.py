@@ -18,6 +18,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
+from tests.conformance.tasks import Gate
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import shelf
 from unirun.refusal import Refused
@@ -124,6 +125,22 @@ def test_other_settings_have_other_pools() -> None:
     with Run(flavor="processes", max_workers=2, config=RuntimeConfig(start_method="spawn")) as executor:
         assert executor.submit(pid).result(PATIENCE) != first
     assert pid_in("spawn") == first
+
+
+def test_who_has_given_a_pool_back_sees_no_task_of_the_next_one(tmp_path: Path) -> None:
+    """Programs look into what is pending, which is a table of the pool's."""
+    gate = Gate(str(tmp_path))
+    with scope() as first:
+        mine = first.submit(pid).result(PATIENCE)
+    with scope() as second:
+        assert second.submit(pid).result(PATIENCE) == mine
+        second.submit(gate.pass_through, "task")
+        gate.await_arrival("task")
+        seen: Any = first, second
+        assert [len(each._pending_work_items) for each in seen] == [0, 1]
+        assert list(seen[0]._pending_work_items.values()) == []
+        assert [(each._shutdown_thread, each._broken) for each in seen] == [(True, False), (False, False)]
+        gate.open()
 
 
 def test_a_scope_that_has_ended_takes_no_work() -> None:

@@ -82,6 +82,11 @@ class Lowered(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._inner.shutdown(wait, cancel_futures=cancel_futures)
 
+    @property
+    def broken(self) -> str | None:
+        """Why it takes no more tasks, where that is not the end that its owner gave it."""
+        return self._state.broken
+
     def served_by(self, thread: threading.Thread) -> bool:
         """Tell whether a thread is one of this pool's workers."""
         return thread in getattr(self._inner, "_threads", ())
@@ -98,15 +103,16 @@ class LoweredState:
         self.semantics = semantics
         self._initialized = semantics.initializer is None
         self._initializing = False
-        self._broken: str | None = None
+        #: Why no more tasks are taken: the initializer failed.
+        self.broken: str | None = None
         # Guards the three above, and is held while the initializer runs. Reentrant: an initializer may submit.
         self._lock = threading.RLock()
         self._initialize = _initialization(semantics)
 
     def check(self) -> None:
         """Raise the pool's error if its initializer failed."""
-        if self._broken is not None:
-            raise self.semantics.broken(self._broken)
+        if self.broken is not None:
+            raise self.semantics.broken(self.broken)
 
     def run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a task on its caller's own objects."""
@@ -169,10 +175,10 @@ class LoweredState:
             except BaseException as error:
                 LOGGER.critical("Exception in initializer:", exc_info=True)
                 why = "".join(traceback.format_exception_only(error)).strip()
-                self._broken = f"the initializer failed ({why}), the pool is not usable anymore"
+                self.broken = f"the initializer failed ({why}), the pool is not usable anymore"
                 if isinstance(error, KeyboardInterrupt):
                     raise  # the user's own, where the task runs inline
-                raise self.semantics.broken(self._broken) from None
+                raise self.semantics.broken(self.broken) from None
             finally:
                 self._initializing = False
             self._initialized = True

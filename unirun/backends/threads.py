@@ -60,6 +60,7 @@ class GuardedThreadPool(_Base):
                 raise
             # The item is queued, but there is no thread to take it and there will be none.
             super().shutdown(wait=False, cancel_futures=True)
+            self._shutdown = False  # programs look, to see whether it is any good; another rung may serve
             raise Refused("start", error) from None
 
 

@@ -307,10 +307,10 @@ class Batches:
         """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
         if rest := batch.items[count:]:
             batch.items, batch.count = batch.items[:count], count
-        if rest and not (self._closed or self._error):
-            self._unsent.put_back(batch.start + count, rest)
-        else:
-            self._gone.append(rest)
+            if self._closed or self._error:
+                self._gone.append(rest)
+            else:
+                self._unsent.put_back(batch.start + count, rest)
 
     def _done(self, batch: Batch, future: Future[Any]) -> None:
         """Take note of what became of a batch; in a thread of the executor's."""

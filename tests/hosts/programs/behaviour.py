@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures.process import BrokenProcessPool
 from signal import SIG_IGN, SIGINT
 from signal import signal as set_signal
 
 from unirun import DowngradeWarning, Run, configure
-from unirun.compat.concurrent.futures import ProcessPoolExecutor
+from unirun.compat.concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 METHOD, FOLDER = sys.argv[1:3]
 ERRORS = {
@@ -145,6 +146,34 @@ def initializers():
     }
 
 
+def notes():
+    """What pools note of themselves: programs look whether one is any good, and make another if it is not."""
+
+    def noted(executor):
+        names = "_broken", "_shutdown_thread", "_shutdown", "_pending_work_items"
+        return {name: bool(getattr(executor, name)) for name in names if hasattr(executor, name)}
+
+    found = []
+    for executor in (ProcessPoolExecutor(2), ThreadPoolExecutor(2)):
+        with executor:
+            found.append(noted(executor))
+            executor.submit(same, 1).result()
+            until_none_is_left(executor)
+            found.append(noted(executor))
+        found.append(noted(executor))
+    with ProcessPoolExecutor(2, initializer=set_up_badly) as executor:
+        executor.submit(same, 1).exception()
+        until_none_is_left(executor)
+        found.append(noted(executor))
+    return found
+
+
+def until_none_is_left(executor):
+    """The future is done a moment before its pool forgets the task."""
+    while getattr(executor, "_pending_work_items", None):
+        time.sleep(0.001)
+
+
 def shared():
     configure(start_method=METHOD, isolation="share")
     mine = [3, 1, 2]
@@ -184,6 +213,7 @@ def main():
         "failures": [failures("compat"), failures("Run")],
         "copies": [copies("compat"), copies("Run")],
         "initializers": initializers(),
+        "notes": notes(),
     }
     with Run(flavor="processes", max_workers=2) as executor:
         elsewhere = executor.submit(os.getpid).result() != os.getpid()

@@ -29,13 +29,21 @@ __all__ = ["Pending", "PipePool", "open_pipes"]
 
 
 class Pending(Mapping[int, Task]):
-    """The tasks of a pool that are not done, by numbers that mean nothing: counted when somebody asks."""
+    """The tasks of a pool that are not done, by numbers that mean nothing: counted when somebody asks.
+
+    Not those that are just being pickled, nor any after ``close``.
+    """
 
     def __init__(self, dispatch: Dispatch) -> None:
-        self._dispatch = dispatch
+        self._dispatch: Dispatch | None = dispatch
+
+    def close(self) -> None:
+        """Show none any more: whoever still looks has given the pool back, and the tasks are another one's."""
+        self._dispatch = None
 
     def __len__(self) -> int:
-        return len(self._dispatch.queue) + sum(len(worker.tasks) for worker in self._dispatch.workers.copy())
+        it = self._dispatch
+        return 0 if it is None else len(it.queue) + sum(len(worker.tasks) for worker in it.workers.copy())
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._tasks())
@@ -44,9 +52,11 @@ class Pending(Mapping[int, Task]):
         return self._tasks()[number]
 
     def _tasks(self) -> dict[int, Task]:
-        with self._dispatch.lock:
-            held = [task for worker in self._dispatch.workers for task in worker.tasks.values()]
-            return {id(task): task for task in (*held, *self._dispatch.queue)}
+        if (it := self._dispatch) is None:
+            return {}
+        with it.lock:
+            held = [task for worker in it.workers for task in worker.tasks.values()]
+            return {id(task): task for task in (*held, *it.queue)}
 
 
 class PipePool(ChunkingExecutor):
@@ -71,6 +81,11 @@ class PipePool(ChunkingExecutor):
     def pending(self) -> Pending:
         """The tasks that are not done: a view that follows what happens."""
         return Pending(self._manager.dispatch)
+
+    @property
+    def broken(self) -> str | None:
+        """Why it takes no more tasks, where that is not the end that its owner gave it."""
+        return self._manager.dispatch.broken
 
     @property
     def usable(self) -> bool:

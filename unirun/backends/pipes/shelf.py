@@ -173,6 +173,8 @@ class Loan(ChunkingExecutor):
         self._pool = pool
         self._birth = birth
         self._clearings = clearings
+        #: The tasks that are not done: a view that follows what happens, empty after the end.
+        self.pending: Pending = pool.pending
         # Guards the next three, and the pool against words of a borrower that it does not have any more. Reentrant: a
         # signal handler may submit, or shut down.
         self._lock = threading.RLock()
@@ -195,9 +197,9 @@ class Loan(ChunkingExecutor):
         return self._pool.processes
 
     @property
-    def pending(self) -> Pending:
-        """The tasks that are not done: a view that follows what happens."""
-        return self._pool.pending
+    def broken(self) -> str | None:
+        """Why it takes no more tasks, where that is not the end that its borrower gave it."""
+        return None if self._kept else self._pool.broken
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self._submit(self._pool.submit, fn, *args, **kwargs)
@@ -282,6 +284,7 @@ class Loan(ChunkingExecutor):
                 return  # it was asked for more than once
             self._returned = True
         self._short = self._pool.short
+        self.pending.close()
         self._pool.renew()
         self._kept = _give_back(self._key, self._pool, self._birth, self._clearings)
         self._over.set()
