@@ -494,15 +494,12 @@ def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, t
     pool = executor._unirun_lower
     if ended:
         executor.shutdown(wait=False)
-    ring: list[Any] = [results]
-    ring.append(ring)
 
     def drop() -> None:
         nonlocal results
         with pool._manager.dispatch.lock:
             del results
-            ring.clear()
-            for _ in range(3):  # PyPy frees nothing before, and what a finalizer held only the next time
+            while not sending._closed:  # PyPy frees nothing before
                 gc.collect()
 
     dropping = threading.Thread(target=drop, daemon=True)

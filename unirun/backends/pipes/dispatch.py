@@ -19,7 +19,6 @@ from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import Parts
-from unirun.backends.pipes.ear import LOCKED
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.pace import STARVED, STUCK, Pace
 from unirun.backends.pipes.packing import Packer
@@ -32,6 +31,9 @@ __all__ = ["Dispatch"]
 _BYTES: Final = 1 << 16
 #: Workers that a task may cost while it is on its way: it may be too large for them. One may have died by chance.
 _DEATHS: Final = 2
+#: Seconds after which the lock, held for microseconds, is taken to be held by the waiting thread itself. Others may
+#: have it longer, but not that long: where many threads compute, or when the garbage collector comes just then.
+_HELD: Final = 1.0
 
 
 class Dispatch:
@@ -118,8 +120,8 @@ class Dispatch:
         """Take back what the worker that holds the task of ``future`` has not begun. It is pending again then."""
         held: list[bool] = []
         try:
-            # One step. Only this thread itself can hold it so long: a signal handler cancels in a submit.
-            held.extend(map(self.lock.acquire, (True,), (LOCKED,)))
+            # One step. This thread itself may hold it: a signal handler, or a finalizer, cancels in a submit.
+            held.extend(map(self.lock.acquire, (True,), (_HELD,)))
             for worker in self.workers if held[0] and not self.foreign else ():
                 if any(task.future is future for task in worker.tasks.values()):
                     self._take_back(worker)

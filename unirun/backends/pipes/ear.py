@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.vacancy import Vacancy
     from unirun.backends.pipes.watch import Watch
 
-__all__ = ["LOCKED", "MOMENT", "Ear"]
+__all__ = ["MOMENT", "Ear"]
 
-#: Seconds after which a lock that is held for microseconds is held by the waiting thread itself.
-LOCKED: Final = 0.05
+#: Seconds after which a lock that is held for microseconds may be held by the waiting thread itself. Then the manager
+#: hears the worker.
+_HELD: Final = 0.05
 #: Seconds that a thread listens by itself. A longer task takes so long that one more thread to wake is nothing.
 MOMENT: Final = 0.001
 #: Handlers that run no code of the user's. The last one raises KeyboardInterrupt.
@@ -76,8 +77,8 @@ class Ear:
         held: list[bool] = []
         try:
             try:
-                # One step, as in `reclaim`: only this thread itself can hold it so long, in which a finalizer waits.
-                held.extend(map(self.dispatch.lock.acquire, (True,), (LOCKED,)))
+                # One step, as in `reclaim`: this thread itself may hold it, in which a finalizer waits.
+                held.extend(map(self.dispatch.lock.acquire, (True,), (_HELD,)))
                 worker = self._only_for(future) if held[0] else None
                 if worker is None:
                     return
