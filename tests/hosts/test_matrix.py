@@ -180,6 +180,51 @@ def test_daemonic_parent(on_host: OnHost, tmp_path: Path, method: str) -> None:
     check(report, tmp_path / "log", PIPES, {"processes": {("start", "AssertionError", None)}})
 
 
+SERVED = """
+import multiprocessing, os, signal, sys
+from multiprocessing import forkserver
+from unirun import Run, RuntimeConfig
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+def serve(kind):
+    if kind == "compat":
+        opened = ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"))
+    else:
+        config = RuntimeConfig(start_method="forkserver", max_workers=1, reuse=False)
+        opened = Run(flavor="processes", config=config)
+    with opened as pool:
+        print(pool.submit(abs, -3).result(), pool.decision.backend, flush=True)
+    return forkserver._forkserver._forkserver_pid
+
+if __name__ == "__main__":
+    kind, what = sys.argv[1:]
+    server = serve(kind)
+    if what == "forked":
+        child = os.fork()
+        if not child:
+            os._exit(serve(kind) == server)
+        assert os.waitpid(child, 0)[1] == 0
+        assert serve(kind) == server
+    else:
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+        assert serve(kind) != server
+"""
+
+
+@pytest.mark.skipif("forkserver" not in METHODS, reason="this platform has no fork server")
+@pytest.mark.parametrize("kind", ["compat", "Run"])
+@pytest.mark.parametrize("what", ["forked", "reaped"])
+def test_a_fork_server_that_is_no_child_of_this_process(on_host: OnHost, tmp_path: Path, kind: str, what: str) -> None:
+    """That of the parent, in a server's forked child whose main module used a pool; or somebody has waited for it."""
+    (tmp_path / "program.py").write_text(SERVED)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    outcome = on_host("healthy", [sys.executable, str(tmp_path / "program.py"), kind, what], env=env, cwd=tmp_path)
+    backend = {"compat": "processes", "Run": "pipes"}[kind]
+    assert outcome.stdout == f"3 {backend}\n" * (3 if what == "forked" else 2), outcome.stderr
+    assert (outcome.returncode, outcome.left_behind) == (0, ())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_script_on_standard_input(on_host: OnHost, tmp_path: Path, method: str) -> None:
     """A worker that does not fork cannot import a main module that has no file."""

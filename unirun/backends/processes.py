@@ -131,6 +131,7 @@ class GuardedProcessPool(_Base):
         """
         from unirun.backends.repairs import (
             ensure_tracker,
+            forget_others_server,
             from_system_limits,
             lock_wakeup,
             starts_by_fork,
@@ -147,6 +148,7 @@ class GuardedProcessPool(_Base):
         try:
             if not starts_by_fork(mp_context, max_tasks_per_child):
                 ensure_tracker()
+                forget_others_server()
                 self._unirun_unguarded = not workers_find_us()
             if not self._unirun_unguarded:
                 first, initargs = Ready(initializer, initargs), ()

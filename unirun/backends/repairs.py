@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "close_leaked_pipes",
     "ensure_tracker",
+    "forget_others_server",
     "from_system_limits",
     "is_stray",
     "kill",
@@ -67,6 +68,28 @@ def ensure_tracker() -> None:
         resource_tracker.ensure_running()
     except OSError as error:
         raise Refused("start", error) from None
+
+
+def forget_others_server() -> None:
+    """Have the next start make a fork server of this process's own, if the one that it knows is no child of it.
+
+    In a child that was forked it is the parent's, of which the stdlib cannot tell whether it lives: every start fails
+    with a ``ChildProcessError``. So it does where a handler of SIGCHLD has waited for it. See also GH-86354.
+    """
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if server is None:
+        return
+    with server._lock:
+        if server._forkserver_pid is None:
+            return
+        try:
+            if not os.waitpid(server._forkserver_pid, os.WNOHANG)[0]:
+                return
+            os.close(server._forkserver_alive_fd)
+        except ChildProcessError:
+            pass  # the pipe stays open: in a daemon that has closed all, its number may be another file's
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+        server._forkserver_authkey = None
 
 
 def lock_wakeup(pool: Any, wakeup: Any) -> None:

@@ -29,7 +29,7 @@ from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.worker import Orders, work
-from unirun.backends.repairs import close_leaked_pipes, is_stray, kill
+from unirun.backends.repairs import close_leaked_pipes, forget_others_server, is_stray, kill
 
 __all__ = ["Handle", "Task"]
 
@@ -353,6 +353,7 @@ def _ensure_helpers(context: Any) -> None:
     if method == "forkserver":
         from multiprocessing import forkserver
 
+        forget_others_server()
         forkserver.ensure_running()
 
 
