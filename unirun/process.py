@@ -6,7 +6,7 @@ from __future__ import annotations
 # impossible: with modules that a test has replaced, after a chroot, without a descriptor, in a child that was forked
 # while another thread held an import's lock. Threads may serve as a lower rung. The stdlib's module comes before ours,
 # as the hook has it, and before `maps.exits`, which is to be asked first at the exit.
-import concurrent.futures.thread  # noqa: F401
+import concurrent.futures.thread
 import sys
 
 from unirun import thread  # noqa: F401
@@ -196,6 +196,10 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         if rung != "pipes":
             super()._unirun_descend(rung, task)
             return
+        # As the stdlib's pools do. And a fork server has the handlers of `atexit` that the main module registers: one
+        # that opened a pool there started a next server, which did so again, without an end.
+        if concurrent.futures.thread._shutdown:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         try:
             from unirun.backends.pipes.pool import open_pipes
         except OSError as error:  # no descriptor is left to read it by

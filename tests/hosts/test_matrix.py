@@ -180,6 +180,35 @@ def test_daemonic_parent(on_host: OnHost, tmp_path: Path, method: str) -> None:
     check(report, tmp_path / "log", PIPES, {"processes": {("start", "AssertionError", None)}})
 
 
+LATE = """
+import atexit, sys
+from unirun import Run, RuntimeConfig
+
+@atexit.register
+def late():
+    try:
+        with Run(flavor="processes", config=RuntimeConfig(start_method=sys.argv[1])) as executor:
+            print(executor.submit(abs, -3).result())
+    except RuntimeError as error:
+        print(error, flush=True)
+
+if __name__ == "__main__":
+    with Run(flavor="processes", config=RuntimeConfig(start_method=sys.argv[1]), max_workers=1) as executor:
+        print(executor.submit(abs, -3).result(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pool_after_the_end(on_host: OnHost, tmp_path: Path, method: str) -> None:
+    """A fork server that imports the main module has its handlers, too, which started one server after the other."""
+    (tmp_path / "program.py").write_text(LATE)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    outcome = on_host("healthy", [sys.executable, str(tmp_path / "program.py"), method], env=env, cwd=tmp_path)
+    said = "cannot schedule new futures after interpreter shutdown"
+    assert (outcome.returncode, outcome.stderr, outcome.left_behind) == (0, "", ())
+    assert outcome.stdout in [f"3\n{said}\n", f"3\n{said}\n{said}\n"]  # there, as well
+
+
 SERVED = """
 import multiprocessing, os, signal, sys
 from multiprocessing import forkserver
