@@ -12,15 +12,14 @@ Does not promise:
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final
 
+from unirun import clock, host, trace
 from unirun import config as settings
-from unirun import host, trace
 from unirun.backends.ready import nothing
 from unirun.caller import Site
 from unirun.fresh import Birth
@@ -50,7 +49,7 @@ class _Lease:
         self.users = 0
         self.futures: set[Future[Any]] = set()  # of those users that have one, until its callback
         self.starting: Future[Any] | None = None
-        self.idle_since = self.checked = time.monotonic()
+        self.idle_since = self.checked = clock.now()
         self.birth = birth  # of workers that are not forked
 
 
@@ -192,7 +191,7 @@ def _is_stale(entry: _Lease) -> bool:
     # In a burst that is one question for all of its tasks. Who has just waited for one may be here before its callback.
     if entry.birth is None or entry.users > len(entry.futures) or not all(each.done() for each in entry.futures):
         return False
-    now = time.monotonic()
+    now = clock.now()
     if now - entry.checked < FILES_SECONDS:
         return entry.birth.is_elsewhere()
     entry.checked = now
@@ -205,7 +204,7 @@ def _give_back(entry: _Lease, future: Future[Any] | None = None) -> None:
         if future is not None:
             entry.futures.discard(future)
         if entry.users == 0:
-            entry.idle_since = time.monotonic()
+            entry.idle_since = clock.now()
             _ensure_reaper()
 
 
@@ -234,7 +233,7 @@ def _reap() -> None:
     while True:
         ended: list[_Lease] = []
         with _changed:
-            now = time.monotonic()
+            now = clock.now()
             for key, entry in list(_leases.items()):
                 if entry.users == 0 and now - entry.idle_since >= IDLE_SECONDS:
                     ended.append(_leases.pop(key))

@@ -15,9 +15,9 @@ import sys
 import threading
 import traceback
 from functools import partial
-from time import perf_counter  # as it is now, whatever a program's tests put in its place
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
+from unirun import clock
 from unirun.backends.lowered import remote_traceback
 from unirun.pickling import dumper, dumps
 
@@ -84,8 +84,8 @@ def timed(fn: Any, /, *arguments: Any) -> Timed:
     Raises:
         BaseException: What it raises.
     """
-    begin = perf_counter()
-    return Timed(fn(*arguments), perf_counter() - begin)
+    begin = clock.now()
+    return Timed(fn(*arguments), clock.now() - begin)
 
 
 def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limit: float) -> Done:
@@ -104,14 +104,14 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
     """
     if isinstance(items, bytes):
         items = pickle.loads(items)
-    begin = perf_counter()
+    begin = clock.now()
     end = begin + limit
     call = _caller(fn, spread, pickled)
     results: list[Any] = []
     others: dict[int, bytes] = {}
     size = 0
     left, count = iter(items), len(items)
-    clock, kind, dump = perf_counter, None, None
+    look, kind, dump = clock.now, None, None
     # The loop takes as long as a short item does, and so does asking the time: hence the strides. At first one by one,
     # so many that a multiple of a stride is left.
     part: Iterator[Any] = itertools.islice(left, 1)
@@ -133,7 +133,7 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
                             others[len(results)] = packed
                             value = None
                     results.append(value)
-                now = clock()
+                now = look()
                 if now > end or size > _BYTES:
                     break
             else:
@@ -146,10 +146,10 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
             others[len(results)] = packed = _pack_error(error)
             size += len(packed)
             results.append(None)
-            now = clock()
+            now = look()
             if interrupted:
                 break
-    return Done(results, others, perf_counter() - begin)
+    return Done(results, others, clock.now() - begin)
 
 
 def _in_the_program() -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import time
 import weakref
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 
 import unirun.backends.batch as worker
+from unirun import clock
 from unirun.maps import exits
 from unirun.maps.pace import AHEAD, ITEMS, LIMIT, WINDOW, Pace
 from unirun.maps.parcels import Parcels
@@ -71,7 +71,7 @@ class Batches:
         self._whole: Sequence[Any] | None = first[:] if len(iterables) == 1 and type(first) in _SEQUENCES else None
         self._workers, self._ahead = workers, AHEAD * workers
         self._size, self._window = size, window
-        self._end = None if timeout is None else time.monotonic() + timeout
+        self._end = None if timeout is None else clock.now() + timeout
         self._ended, self._soon = ended, soon
         self.present: Callable[[], bool] = exits.presence()
         # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
@@ -193,10 +193,10 @@ class Batches:
             self._take(None)
         count = 1
         while not self._read and self._error is None:
-            begin = time.monotonic()
+            begin = clock.now()
             self._take(count)
             self._pump()
-            count = 2 * count if time.monotonic() - begin < _LOOK else 1
+            count = 2 * count if clock.now() - begin < _LOOK else 1
         self._pump()
 
     def _take_some(self) -> None:
@@ -367,7 +367,7 @@ class Batches:
                     del self._sent[self._next]
                     self._next += batch.count
                     return batch
-                left = None if self._end is None else self._end - time.monotonic()
+                left = None if self._end is None else self._end - clock.now()
                 if left is not None and left <= 0:
                     raise TimeoutError
                 self._changed.wait(left)

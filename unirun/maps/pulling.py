@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import deque
 from concurrent.futures import CancelledError
 from functools import partial
 
+from unirun import clock
 from unirun.maps import exits
 from unirun.maps.results import Results
 
@@ -71,7 +71,7 @@ class Pulling:
         self._source: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         self._workers = workers
         self._window = window
-        self._end = None if timeout is None else time.monotonic() + timeout
+        self._end = None if timeout is None else clock.now() + timeout
         self._was_reset = ended
         self._present = exits.presence()
         # Guards all below; notified when the next result is there, or none will come. Reentrant: a pool without threads
@@ -147,7 +147,7 @@ class Pulling:
                     return ready, self._failed
                 if self._error is not None and not self._pullers:
                     return ready, self._error
-                left = None if self._end is None else self._end - time.monotonic()
+                left = None if self._end is None else self._end - clock.now()
                 if left is not None and left <= 0:
                     raise TimeoutError
                 self._changed.wait(left)
@@ -167,14 +167,14 @@ class Pulling:
                 count = min(self._grab, self._room() - (self._taken - self._next))
             if count <= 0:
                 return
-            begin = time.monotonic()
+            begin = clock.now()
             items: list[tuple[Any, ...]] = []
             try:
                 for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
                     items.append(item)  # noqa: PERF402
             except Exception as error:  # raised in its place, after the results before it
                 self._failed, self._read = error, True
-            self._grab = 2 * count if time.monotonic() - begin < _LOOK else 1
+            self._grab = 2 * count if clock.now() - begin < _LOOK else 1
             with self._changed:
                 self._items.extend(enumerate(items, self._taken))
                 self._taken += len(items)
@@ -245,8 +245,7 @@ class Pulling:
         Raises:
             KeyboardInterrupt: Ctrl-C, in a pool without threads.
         """
-        clock = time.monotonic
-        begin = clock()
+        begin = clock.now()
         end = begin + _TURN
         with self._changed:
             begun.append(True)
@@ -261,7 +260,7 @@ class Pulling:
                     raise
                 done = None, error
             job = arguments = None  # type: ignore[assignment]
-            now = clock()
+            now = clock.now()
             with self._changed:
                 if not self._closed:
                     self._done[place] = done

@@ -26,10 +26,10 @@ import mmap
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from unirun import clock
 from unirun.backends.pipes import forks
 from unirun.backends.pipes.protocol import Placed, ProtocolError
 
@@ -217,7 +217,7 @@ class Arena:
                     if sum(free.size for free in self._free) > _KEPT:
                         self._give_back(self._free.pop(0))
             if not self._used and self._free and self._idle_since is None:
-                self._idle_since = time.monotonic()
+                self._idle_since = clock.now()
                 quiet = True
             elif self._used:
                 self._idle_since = None
@@ -240,7 +240,7 @@ class Arena:
     def tidy(self) -> None:
         """Give back the memory of unused blocks, if nothing was done for a while."""
         with self._lock:
-            if self._idle_since is None or self._used or time.monotonic() < self._idle_since + LINGER:
+            if self._idle_since is None or self._used or clock.now() < self._idle_since + LINGER:
                 return
             self._idle_since = None
             for block in self._free:

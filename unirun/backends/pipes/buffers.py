@@ -11,9 +11,9 @@ Guarantees:
 from __future__ import annotations
 
 import sys
-import time
 from typing import Final
 
+from unirun import clock
 from unirun.backends.pipes.arena import LINGER
 
 __all__ = ["Buffers"]
@@ -63,7 +63,7 @@ class Buffers:
         return buffer
 
     def _used(self, length: int) -> bytearray | None:
-        self._last = time.monotonic()
+        self._last = clock.now()
         self._kept = kept = [each for each in self._kept if len(each[1]) == each[0]]
         for place in range(len(kept)):  # not over the buffers, which are looked for without a reference of our own
             if kept[place][0] == length and _references(kept, place) == _ALONE:
@@ -78,7 +78,7 @@ class Buffers:
 
     def tidy(self) -> None:
         """Leave the buffers to those who have them, if none was asked for for a while."""
-        if time.monotonic() >= self._last + LINGER:
+        if clock.now() >= self._last + LINGER:
             self.close()
 
     def close(self) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future
 from itertools import repeat, starmap
 from typing import Any, Final
 
+from unirun import clock
 from unirun.backends.pipes import protocol
 from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.arena import Arena
@@ -198,7 +198,7 @@ class Dispatch:
         most = 1 if self._terms.task_timeout is not None else self.pace.ahead
         held = len(worker.tasks)
         # If it has just begun one, or answered, it is in no long one.
-        moving = worker.moving or (time.monotonic() - worker.since < STUCK and self._goes_on())
+        moving = worker.moving or (clock.now() - worker.since < STUCK and self._goes_on())
         if held and (held > most // 2 or not moving):
             return 0
         if self._terms.max_tasks_per_child is not None:
@@ -262,7 +262,7 @@ class Dispatch:
         """A worker has done a task. Returns it; ``None`` if it was given up meanwhile."""
         with self.lock:
             task = worker.tasks.pop(serial, None)
-            worker.since = time.monotonic()
+            worker.since = clock.now()
             worker.moving = True
             self.pace.learn(seconds)
             if task is not None and task.blocks:
@@ -336,7 +336,7 @@ class Dispatch:
         with self.lock:
             holders, limit = self._holders()
             for worker in holders:
-                stuck = time.monotonic() - worker.since
+                stuck = clock.now() - worker.since
                 if stuck >= limit or (limit == STUCK and self.pace.worth_taking_back):
                     self._take_back(worker)
                     self.pace.at_least(stuck)

@@ -26,6 +26,7 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Final
 
+from unirun import clock
 from unirun.backends.pipes.ear import MOMENT
 
 if TYPE_CHECKING:
@@ -178,9 +179,9 @@ class PipeFuture(Future["Any"]):
             if timeout is None:
                 self._ear.listen(self)
             elif timeout > MOMENT:
-                end = time.monotonic() + timeout
+                end = clock.now() + timeout
                 self._ear.listen(self)
-                return max(0.0, end - time.monotonic())
+                return max(0.0, end - clock.now())
         return timeout
 
 

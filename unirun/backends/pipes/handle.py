@@ -23,6 +23,7 @@ from itertools import chain, islice, repeat, starmap
 from operator import itemgetter
 from typing import Any, Final
 
+from unirun import clock
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Block, Memo
 from unirun.backends.pipes.buffers import Buffers
@@ -83,7 +84,7 @@ class Handle:
         #: does: it would run one that was taken back with the token of the new one.
         self.dropping: dict[int, int] = {}
         #: When it last began something, as far as the parent can tell; of ``time.monotonic``.
-        self.since: float = time.monotonic()
+        self.since: float = clock.now()
         #: It has answered since it was last given something: what is behind that does not wait for a long task.
         self.moving: bool = False
         self.ready: bool = False
@@ -167,7 +168,7 @@ class Handle:
                 pieces += [b"".join(small), *framed]
                 small = []
         pieces.append(small[0] if len(small) == 1 else b"".join(small))
-        self.since = time.monotonic()
+        self.since = clock.now()
         self.moving = False
         # So few tokens fit into any pipe.
         granted: Any = islice(map(os.write, (self._grants.fileno(),), (b"t" * count,)), 1, None)
@@ -286,9 +287,9 @@ class Handle:
 
         What it had not begun goes from ``tasks`` to ``unbegun``; there remains what it was running, one task at most.
         """
-        end = time.monotonic() + (math.inf if self.leaving else _PATIENCE)
+        end = clock.now() + (math.inf if self.leaving else _PATIENCE)
         # Not `join` with a timeout: that waits for a pipe first, which a task may have closed, and then for ever.
-        while not self._ended() and time.monotonic() < end:
+        while not self._ended() and clock.now() < end:
             time.sleep(0.0005)
         self.kill()  # it may live, and have only closed its pipe
         self.popen.wait()

@@ -13,6 +13,7 @@ import time
 import weakref
 from typing import Any, Final
 
+from unirun import clock
 from unirun.backends.pipes import answers, arena, exits, forks, protocol
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.buffers import Buffers
@@ -168,7 +169,7 @@ class Manager:
         """Shut down after a Ctrl-C."""
         if self.dispatch.foreign:
             return
-        self._kill_at = time.monotonic() + _GRACE
+        self._kill_at = clock.now() + _GRACE
         busy = self.dispatch.busy()
         self.shutdown(cancel=True, final=True)
         for worker in busy:
@@ -233,7 +234,7 @@ class Manager:
                 continue  # it was lost just now
             if event & select.POLLOUT and self.dispatch.claim_writer(worker):
                 worker.flush()
-                worker.since = time.monotonic()  # it could not begin with it before
+                worker.since = clock.now()  # it could not begin with it before
                 self.dispatch.release(worker, self.dispatch)
             if event & ~select.POLLOUT:
                 self._hear(worker)
@@ -250,7 +251,7 @@ class Manager:
         for memory in (self._arena, self._buffers):
             if memory is not None and memory.due is not None:
                 due.append(memory.due)
-        return min(due) - time.monotonic() if due else math.inf
+        return min(due) - clock.now() if due else math.inf
 
     def _check_time(self) -> None:
         """Kill the workers whose time is up, and give back memory that is not used."""
@@ -260,7 +261,7 @@ class Manager:
         limit = self._terms.task_timeout
         if limit is None and self._kill_at is None:
             return
-        now = time.monotonic()
+        now = clock.now()
         for worker in list(self.dispatch.workers):
             late = limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out
             if late or (self._kill_at is not None and now >= self._kill_at):

@@ -17,12 +17,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import process
 from typing import Any, Final
 
+from unirun import clock
 from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.exits import ending, unlist
@@ -48,7 +48,7 @@ class _Kept:
     def __init__(self, pool: PipePool, birth: Birth) -> None:
         self.pool = pool
         self.birth = birth
-        self.since = time.monotonic()
+        self.since = clock.now()
 
 
 # Guards all below, and is held for a few steps only; notified when the reaper has to look again.
@@ -148,7 +148,7 @@ def _reap() -> None:
     global _reaper
     while True:
         with _changed:
-            now = time.monotonic()
+            now = clock.now()
             idle = []
             for key, same in list(_shelf.items()):
                 idle += [kept for kept in same if now - kept.since >= IDLE_SECONDS]

@@ -20,10 +20,10 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from unirun import clock
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
 
@@ -172,7 +172,7 @@ class _Worker:
             return False  # the parent took it back
 
     def _run_task(self, message: Frame) -> None:
-        serial, begin = message.serial, time.perf_counter()
+        serial, begin = message.serial, clock.now()
         mappings: list[Any] = []
         try:
             buffers: Any = message.buffers
@@ -200,7 +200,7 @@ class _Worker:
                 del value
             del fn, args, kwargs
         kind, parts = answer
-        pieces = protocol.frame(kind, serial, parts, seconds=time.perf_counter() - begin)
+        pieces = protocol.frame(kind, serial, parts, seconds=clock.now() - begin)
         del answer, parts
         self._send(pieces, mappings)
         self._interruptible = True
