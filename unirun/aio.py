@@ -74,7 +74,7 @@ async def _in_context(origin: str, site: Site | None, task: Callable[[], T]) -> 
 
 
 async def _result(flavor: str, origin: str, site: Site | None, task: Callable[[], T]) -> T:
-    starting = leases.start(flavor, origin, site)
+    starting = leases.start(flavor, origin, site, task)
     if starting is not None:
         await asyncio.wait([asyncio.wrap_future(starting)])  # if it fails, so does the submit
     future: Future[T] = leases.submit(flavor, origin, site, task)

@@ -47,7 +47,8 @@ class Host(Value):
         subinterpreter: This is not the main interpreter.
         main: Whether workers that do not fork can find what ``__main__`` defines: ``"importable"``, ``"missing"`` (it
             names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file,
-            or is a package's, which workers do not import). ``"importable"`` where it was not looked for.
+            or is a package's, which workers do not import). ``"unready"``: it is a frozen program's, which was started
+            to be a worker and has not become one. ``"importable"`` where it was not looked for.
     """
 
     implementation: str
@@ -93,6 +94,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
     """
     kept = _lasting_facts(processes, cpus)
     daemonic, bootstrapping, method = _process_state(processes)
+    main = _main_module() if processes else "importable"
     return Host(
         implementation=sys.implementation.name,
         version=".".join(map(str, sys.version_info[:3])),
@@ -103,9 +105,9 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
         default_start_method=method or (kept.start_methods[0] if kept.start_methods else None),
         no_processes=kept.no_processes,
         daemonic=daemonic,
-        bootstrapping=bootstrapping,
+        bootstrapping=bootstrapping or main == "unready",
         subinterpreter=processes and _in_subinterpreter(),
-        main=_main_module() if processes else "importable",
+        main=main,
     )
 
 
@@ -173,6 +175,14 @@ def _process_state(processes: bool) -> tuple[bool, bool, str | None]:
     )
 
 
+def _is_new_worker(argv: list[str]) -> bool:
+    """Tell whether a frozen program was started to be a worker, or one of their helpers, and has not become one yet.
+
+    It does in ``multiprocessing.freeze_support``, after which it has the arguments of its parent.
+    """
+    return "--multiprocessing-fork" in argv[1:2] or any("from multiprocessing." in each for each in argv[1:])
+
+
 def _in_subinterpreter() -> bool:
     if hasattr(_thread, "_is_main_interpreter"):  # from 3.12 on, and needs no import
         return not _thread._is_main_interpreter()
@@ -188,6 +198,8 @@ def _main_module() -> str:
     main = sys.modules.get("__main__")
     if main is None:
         return "missing"
+    if getattr(sys, "frozen", False):
+        return "unready" if _is_new_worker(sys.argv) else "importable"  # a worker is the same program, and has it
     name = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:
         # A package's __main__ runs its "main only" code unconditionally: workers leave it alone.

@@ -196,6 +196,14 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
             errno=None,
             message="fork not supported for subinterpreters",
         )
+    if host.main == "unready":
+        return Failure(
+            backend=rung,
+            stage="bootstrap",
+            error="RuntimeError",
+            errno=None,
+            message="this process was started to be a worker: call multiprocessing.freeze_support() first of all",
+        )
     if host.main == "missing" and method != "fork":
         return Failure(
             backend=rung,

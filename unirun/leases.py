@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from unirun import clock, host, trace
 from unirun import config as settings
-from unirun.backends.ready import nothing
+from unirun.backends.ready import Next, nothing
 from unirun.caller import Site
 from unirun.fresh import Birth
 from unirun.ladder import Request
@@ -118,8 +118,14 @@ def find(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
         return _find(flavor, origin, site, settings.resolve())[1].pool
 
 
-def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:
+def start(flavor: str, origin: str, site: Site | None, task: Callable[[], Any]) -> Future[Any] | None:
     """Start the cached pool of ``flavor`` on a thread of its own, one for all who ask, if starting it takes long.
+
+    Args:
+        flavor: One of ``FLAVORS``.
+        origin: The public function that was called.
+        site: The user's own line, for the warning that the pool may have to give.
+        task: What is to be submitted, on which it may depend which rung can serve.
 
     Returns:
         A future that is done when the pool is up, or could not be started: then ``submit`` says why. ``None`` where
@@ -130,7 +136,7 @@ def start(flavor: str, origin: str, site: Site | None) -> Future[Any] | None:
         if not starts_slowly(entry.pool):
             return None
         if entry.starting is None:
-            entry.starting = off_loop(partial(entry.pool.submit, nothing))
+            entry.starting = off_loop(partial(entry.pool.submit, nothing, Next(task)))
         return entry.starting
 
 

@@ -41,7 +41,7 @@ else:
     # the older `Executor` would stand before them.
     _Base = object
 
-__all__ = ["ManagedExecutor", "describe_as", "starts_slowly"]
+__all__ = ["ManagedExecutor", "depends_on_task", "describe_as", "starts_slowly"]
 
 
 class _Decision:
@@ -245,6 +245,15 @@ def starts_slowly(pool: Executor) -> bool:
         return False
     decision = pool.decision
     return decision.start_method not in (None, "fork")
+
+
+def depends_on_task(pool: Executor) -> bool:
+    """Tell whether the first task decides which rung can serve: one whose function new workers would not find."""
+    if not isinstance(pool, ManagedExecutor) or pool._unirun_opening.facts.main != "interactive":
+        return False
+    from unirun.backends.pipes.by_value import by_value
+
+    return by_value() is None
 
 
 def describe_as(original: Any, kind: Any) -> None:

@@ -8,8 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["dumper", "dumps", "pickler"]
+__all__ = ["dumper", "dumps", "fallback", "pickler"]
 
+#: This is a worker that does not have what the program's ``__main__`` defines, but got it by value: what the program
+#: gets back refers to that, and has to go by value, too.
+by_value = False
 #: Classes by the one of ``multiprocessing`` that they do the work of: one entry.
 _picklers: dict[Any, type[pickle.Pickler]] = {}
 
@@ -25,7 +28,12 @@ def dumps(value: object) -> bytes:
     if (ours := _ours()) is None:
         return _theirs(value)
     file = io.BytesIO()
-    ours(file).dump(value)
+    try:
+        ours(file).dump(value)
+    except Exception as error:
+        if (other := fallback(error)) is None:
+            raise
+        return _by(other, value)
     return file.getvalue()
 
 
@@ -46,15 +54,28 @@ def dumper() -> Callable[[object], bytes]:
         try:
             made.dump(value)
             return file.getvalue()
-        except BaseException:
+        except BaseException as error:
             made = ours(file)  # one that is written in Python goes on where it failed
-            raise
+            if (other := fallback(error)) is None:
+                raise
+            return _by(other, value)
         finally:
             made.clear_memo()  # it holds what it has pickled
             file.seek(0)
             file.truncate()
 
     return dumps
+
+
+def fallback(error: BaseException) -> type[pickle.Pickler] | None:
+    """Return a class that pickles by value what ours cannot, if that is to be done after an error of ours."""
+    import pickle
+
+    if not by_value or not isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
+        return None
+    from unirun.backends.pipes.by_value import by_value as found
+
+    return found()  # type: ignore[no-any-return]
 
 
 def pickler() -> type[pickle.Pickler]:
@@ -77,6 +98,14 @@ def pickler() -> type[pickle.Pickler]:
     reducers: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     Pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
     return _picklers.setdefault(ForkingPickler, Pickler)
+
+
+def _by(pickler: type[pickle.Pickler], value: object) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    pickler(file, 5).dump(value)
+    return file.getvalue()
 
 
 def _ours() -> type[pickle.Pickler] | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 # as the hook has it, and before `maps.exits`, which is to be asked first at the exit.
 import concurrent.futures.thread
 import sys
+from itertools import chain
 
 from unirun import thread  # noqa: F401
 from unirun.aside import stands_aside
 from unirun.backends import inline, repairs  # noqa: F401
 from unirun.backends.lowered import mentions_main
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
+from unirun.backends.ready import Next
 from unirun.kinship import acknowledge
 from unirun.managed import ManagedExecutor, describe_as
 from unirun.maps.executor import BatchingExecutor
@@ -184,7 +186,8 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         method = opening.plan.start_method
         if opening.facts.main != "interactive" or method == "fork":
             return None
-        if not mentions_main(*task, self._unirun_spec.initializer, *self._unirun_spec.initargs):
+        values = chain.from_iterable(each.task if isinstance(each, Next) else (each,) for each in task)
+        if not mentions_main(*values, self._unirun_spec.initializer, *self._unirun_spec.initargs):
             return None
         why = (
             f"a worker started by {method!r} does not import this main module and so cannot find its names; "

@@ -17,7 +17,7 @@ from unirun.caller import Site, caller
 from unirun.config import RuntimeConfig
 from unirun.errors import ConfigError
 from unirun.ladder import Request
-from unirun.managed import ManagedExecutor, starts_slowly
+from unirun.managed import ManagedExecutor, depends_on_task, starts_slowly
 from unirun.offloop import off_loop, patiently
 from unirun.opening import Opening, PoolSpec
 from unirun.pools import is_executor, open_pool
@@ -103,7 +103,7 @@ class Run:
 
     async def __aenter__(self) -> ManagedExecutor | Borrowed:
         executor = self._enter(caller())
-        if starts_slowly(executor):
+        if starts_slowly(executor) and not depends_on_task(executor):
             # Submits in the block are plain calls: the wait for the first worker is done here, beside the loop.
             try:
                 await patiently(off_loop(lambda: executor.submit(nothing)))

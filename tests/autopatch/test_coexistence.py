@@ -97,6 +97,15 @@ def test_gevent(pair_with_gevent: Pair, tmp_path: Path, kind: str) -> None:
     assert equal(hooked, plain)[-1] == "end"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_gevent_and_our_own_pool(pair_with_gevent: Pair, tmp_path: Path, method: str) -> None:
+    """A socket of gevent's does not block although it was told to, and the workers of that pool read from one."""
+    done = next(both(pair_with_gevent, tmp_path, "program.py", method, program="own_pool.py"))
+    if done.returncode and method != "fork":
+        pytest.skip(f"gevent's patches break that themselves: {done.stderr.splitlines()[-1]}")
+    assert done.stdout == "[0, 1, 4, 9, 16, 25, 36, 49] [0, 1, 4, 9, 16] pipes\n", done.stderr
+
+
 def test_gevent_and_workers_that_end_too_soon(pair_with_gevent: Pair, tmp_path: Path) -> None:
     """The thread that notices it is a greenlet: the one that submits must let it run."""
     hooked, plain = both(pair_with_gevent, tmp_path, "program.py", program="dying_workers.py")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, Final
 
-__all__ = ["Ready", "nothing", "wake"]
+__all__ = ["Next", "Ready", "nothing", "wake"]
 
 _READY: Final = b"R"
 _ENDED: Final = b"E"
@@ -122,5 +122,19 @@ def wake(ready: weakref.ref[Ready], _: Future[Any]) -> None:
         alive.ended()
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """Do nothing: a first task that opens a pool. Importable, so that it travels to any worker."""
+
+
+class Next:
+    """An argument of ``nothing``: the task for which the pool is opened, for whoever looks at that. Pickled empty.
+
+    Args:
+        task: The function and its arguments.
+    """
+
+    def __init__(self, *task: Any) -> None:
+        self.task: tuple[Any, ...] = task
+
+    def __reduce__(self) -> tuple[type[Next], tuple[()]]:
+        return Next, ()

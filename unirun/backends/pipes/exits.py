@@ -19,6 +19,8 @@ class Ends(Protocol):
     def join(self) -> None: ...
     def disown(self) -> None: ...
 
+    processes: dict[int, Any]
+
 
 # Changed by single calls of the set's methods, which are atomic.
 _live: set[Ends] = set()
@@ -80,6 +82,7 @@ def _start_anew() -> None:
     _ending = False
     for pool in _live:
         pool.disown()
+        unlist(pool.processes.copy().values())  # at its exit the child would wait for them, which it cannot
     _inherited.extend(_live)
     _live.clear()
     _finisher = None

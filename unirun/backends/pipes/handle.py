@@ -124,9 +124,9 @@ class Handle:
             #: The descriptor to poll; none once it is closed, when another file may have its number.
             self.fd: int = self._pipe.fileno()
             _ensure_helpers(context)
-            self.process = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
             with forks.starting(*kept), _allowed_to_have_children(), _uninterrupted():
+                self.process = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
                 self.process.start()
             self.pid: int = self.process.pid
             # What to ask: the program may close the process object at any moment, as soon as the process has ended.
@@ -360,22 +360,25 @@ def _ensure_helpers(context: Any) -> None:
 
 @contextmanager
 def _allowed_to_have_children() -> Iterator[None]:
-    """Start a process from a daemonic one, such as a worker of `multiprocessing.Pool`.
+    """Start a process from a daemonic one, such as a worker of `multiprocessing.Pool`, or of Celery.
 
     multiprocessing forbids it because it kills daemonic processes without a word, and their children would be left
     behind. Ours end when their parent does, however it ends. One thread at a time is in here: see ``forks.starting``.
+    Celery's copy of multiprocessing has a class of its own for the key, which can be pickled for its own workers only.
     """
     from multiprocessing import process
 
     settings = process.current_process()._config  # type: ignore[attr-defined]
-    if not settings.get("daemon"):
-        yield
-        return
-    settings["daemon"] = False
+    before = {name: settings[name] for name in ("daemon", "authkey") if name in settings}
+    if before.get("daemon"):
+        settings["daemon"] = False
+    kind: type[bytes] = process.AuthenticationString  # type: ignore[attr-defined]
+    if type(key := before.get("authkey")) is not kind and isinstance(key, bytes):
+        settings["authkey"] = kind(key)
     try:
         yield
     finally:
-        settings["daemon"] = True
+        settings.update(before)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -187,12 +188,14 @@ def open_pipes(
     """
     if not (hasattr(os, "readv") and hasattr(os, "fork")):  # Windows, whose semaphores nothing refuses; Pyodide
         raise Refused("import", ModuleNotFoundError("this platform has no processes as on Unix"))
+    if not hasattr(select, "poll"):
+        raise Refused("import", ImportError("the module 'select' has no 'poll': eventlet removes it"))
     terms = terms or Terms()
     try:
         bell = Bell()
     except (ImportError, OSError) as error:
         raise Refused("import" if isinstance(error, ImportError) else "construct", error) from None
-    orders = Orders(terms.log_level, User(initializer, initargs), initializer is not None)
+    orders = Orders(terms.log_level, User(initializer, initargs), initializer is not None, by_value=terms.by_value)
     manager = Manager(workers, context, orders, terms, bell)
     try:
         manager.start()

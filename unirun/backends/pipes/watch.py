@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import select
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from unirun.backends.pipes import forks
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.dispatch import Dispatch
 
 __all__ = ["Watch"]
+
+#: Seconds to wait at most before the manager looks again. The system calls take milliseconds, of 31 bits.
+_LONGEST: Final = 86400.0
 
 
 class Watch:
@@ -37,6 +40,8 @@ class Watch:
             self._poll.register(fd, select.POLLIN)
         except FileExistsError:
             pass  # whoever was to put it back was interrupted, and does it again
+        except ValueError:
+            pass  # the manager has failed, and closed this
 
     def await_room(self, dispatch: Dispatch) -> None:
         """Wait for room to write as well, for those workers to whom there is something to write.
@@ -58,7 +63,8 @@ class Watch:
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:
         """Return what has happened, within so many seconds: descriptors and events as ``select.poll`` has them."""
-        timeout = -1.0 if seconds == math.inf else max(0.0, seconds) * self._scale  # which both round up
+        # Which both round up.
+        timeout = -1.0 if seconds == math.inf else min(max(0.0, seconds), _LONGEST) * self._scale
         return self._poll.poll(timeout)  # type: ignore[no-any-return]
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from unirun import clock
+from unirun import clock, pickling
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
 
@@ -75,12 +75,14 @@ class Orders(NamedTuple):
         user: The initializer. Called after ready.
         initializes: Whether there is one.
         shared: The memory where large buffers are; ``None`` where there is none.
+        by_value: Results and exceptions, too, go by value where they cannot go by name; see ``Terms``.
     """
 
     log_level: int | None
     user: User
     initializes: bool
     shared: Shared | None = None
+    by_value: bool = False
 
 
 def work(pipe: Any, tokens: Any, orders: Orders) -> None:
@@ -93,7 +95,9 @@ def work(pipe: Any, tokens: Any, orders: Orders) -> None:
     """
     forks.close_in_children(pipe, tokens, *(() if orders.shared is None else (orders.shared,)))
     _die_with_parent()
+    os.set_blocking(pipe.fileno(), True)  # gevent's sockets are not, nor is what comes out of them
     signal.set_wakeup_fd(-1)  # the parent's event loop would take this worker's signals for its own
+    pickling.by_value = orders.by_value
     worker = _Worker(pipe.fileno(), tokens.fileno(), orders.shared)
     forks.on_fork(worker.disown)
     handler = signal.getsignal(signal.SIGINT)
@@ -194,7 +198,7 @@ class _Worker:
                 answer = _answer_error(error)
             else:
                 try:
-                    answer = protocol.RESULT, protocol.dump(value)
+                    answer = protocol.RESULT, _dump(value)
                 except BaseException as error:
                     answer = _answer_error(error)
                 del value
@@ -326,10 +330,19 @@ def _send_logs(worker: _Worker, level: int) -> None:
     root.setLevel(level)
 
 
+def _dump(value: object) -> tuple[list[bytes], list[memoryview]]:
+    try:
+        return protocol.dump(value)
+    except Exception as error:
+        if (pickler := pickling.fallback(error)) is None:
+            raise
+        return protocol.dump(value, pickler)
+
+
 def _answer_error(error: BaseException) -> tuple[int, tuple[list[bytes], list[memoryview]]]:
     text = "".join(traceback.format_exception(error))
     try:
-        return protocol.ERROR, protocol.dump((error.with_traceback(None), text))
+        return protocol.ERROR, _dump((error.with_traceback(None), text))
     except BaseException as unpicklable:
         text = "".join(traceback.format_exception(unpicklable))
         try:
