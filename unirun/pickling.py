@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 __all__ = ["dumper", "dumps", "fallback", "pickler"]
 
-#: This is a worker that does not have what the program's ``__main__`` defines, but got it by value: what the program
-#: gets back refers to that, and has to go by value, too.
-by_value = False
+#: Finds a class that pickles by value, in a worker that does not have what the program's ``__main__`` defines, but got
+#: it so: what the program gets back refers to that, and has to go by value, too. ``None`` elsewhere.
+by_value: Callable[[], Any] | None = None
 #: Classes by the one of ``multiprocessing`` that they do the work of: one entry.
 _picklers: dict[Any, type[pickle.Pickler]] = {}
 
@@ -71,11 +71,9 @@ def fallback(error: BaseException) -> type[pickle.Pickler] | None:
     """Return a class that pickles by value what ours cannot, if that is to be done after an error of ours."""
     import pickle
 
-    if not by_value or not isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
+    if by_value is None or not isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
         return None
-    from unirun.backends.pipes.by_value import by_value as found
-
-    return found()  # type: ignore[no-any-return]
+    return by_value()  # type: ignore[no-any-return]
 
 
 def pickler() -> type[pickle.Pickler]:

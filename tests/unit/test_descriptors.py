@@ -1,14 +1,20 @@
 """A program that has used up its descriptors between opening a pool and its first task."""
 
+import gc
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.columns import FORKING
+from tests.conformance.quiet import await_quiet
+from tests.conformance.tasks import until
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = textwrap.dedent(
@@ -46,3 +52,28 @@ def test_threads_serve_when_no_descriptor_is_left(ladder: str | None) -> None:
         timeout=60,
     )
     assert run.stdout == "3 threads\n", run.stderr
+
+
+@FORKING
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists what a process has open")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_pool_that_has_ended_holds_no_descriptor(method: str) -> None:
+    """Also where nobody has waited for its end, and somebody holds it."""
+
+    def ended() -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context(method))
+        assert pool.submit(abs, -3).result(20) == 3
+        pool.shutdown(wait=False)
+        return pool
+
+    def held() -> int:
+        gc.collect()  # PyPy closes then what nobody has closed
+        return len(os.listdir("/proc/self/fd"))
+
+    before = set(threading.enumerate())
+    kept = [ended()]  # and the fork server, and the resource tracker
+    await_quiet(before)
+    count = held()
+    kept += [ended() for _ in range(5)]
+    await_quiet(before)
+    until(lambda: held() <= count, "the closing of what they held", 10)

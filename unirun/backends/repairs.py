@@ -105,6 +105,7 @@ def lock_wakeup(pool: Any, wakeup: Any) -> None:
     wakeup._unirun_main = threading.main_thread().ident
     #: The process that has the thread, once there is one: a pool may be made before a fork and used after it.
     wakeup._unirun_owner = None
+    wakeup._unirun_ready = pool._unirun_ready
     wakeup.__class__ = _locked(wakeup.__class__)  # the thread, the queue and the table of the exit hold this object
 
 
@@ -114,6 +115,10 @@ def _locked(base: Any) -> type[Any]:
         def close(self) -> None:
             with self._unirun_lock:
                 super().close()
+            # The pool has come to its end in its own thread, and nobody may have waited for it.
+            ready = self._unirun_ready
+            if ready is not None and not ready.armed and not ready.waiting:
+                ready.close()
 
         # The functions are held here: the collector may find an executor when modules have lost their names.
         def wakeup(self, getpid: Any = os.getpid, get_ident: Any = threading.get_ident) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from unirun import clock, pickling
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
+from unirun.backends.pipes.by_value import by_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +98,7 @@ def work(pipe: Any, tokens: Any, orders: Orders) -> None:
     _die_with_parent()
     os.set_blocking(pipe.fileno(), True)  # gevent's sockets are not, nor is what comes out of them
     signal.set_wakeup_fd(-1)  # the parent's event loop would take this worker's signals for its own
-    pickling.by_value = orders.by_value
+    pickling.by_value = by_value if orders.by_value else None
     worker = _Worker(pipe.fileno(), tokens.fileno(), orders.shared)
     forks.on_fork(worker.disown)
     handler = signal.getsignal(signal.SIGINT)
