@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["dumper", "dumps", "fallback", "pickler"]
+__all__ = ["cannot", "dumper", "dumps", "dumps_by", "fallback", "pickler"]
 
 #: Finds a class that pickles by value, in a worker that does not have what the program's ``__main__`` defines, but got
 #: it so: what the program gets back refers to that, and has to go by value, too. ``None`` elsewhere.
@@ -33,7 +33,20 @@ def dumps(value: object) -> bytes:
     except Exception as error:
         if (other := fallback(error)) is None:
             raise
-        return _by(other, value)
+        return dumps_by(other, value)
+    return file.getvalue()
+
+
+def dumps_by(kind: type[pickle.Pickler], value: object) -> bytes:
+    """Pickle a value by a class that is like ``pickle.Pickler``.
+
+    Raises:
+        Exception: What pickling raises.
+    """
+    import io
+
+    file = io.BytesIO()
+    kind(file, 5).dump(value)
     return file.getvalue()
 
 
@@ -58,7 +71,7 @@ def dumper() -> Callable[[object], bytes]:
             made = ours(file)  # one that is written in Python goes on where it failed
             if (other := fallback(error)) is None:
                 raise
-            return _by(other, value)
+            return dumps_by(other, value)
         finally:
             made.clear_memo()  # it holds what it has pickled
             file.seek(0)
@@ -67,13 +80,16 @@ def dumper() -> Callable[[object], bytes]:
     return dumps
 
 
-def fallback(error: BaseException) -> type[pickle.Pickler] | None:
-    """Return a class that pickles by value what ours cannot, if that is to be done after an error of ours."""
+def cannot(error: BaseException) -> bool:
+    """Tell whether an error is how pickle says that it cannot."""
     import pickle
 
-    if by_value is None or not isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
-        return None
-    return by_value()  # type: ignore[no-any-return]
+    return isinstance(error, (pickle.PicklingError, AttributeError, TypeError))
+
+
+def fallback(error: BaseException) -> type[pickle.Pickler] | None:
+    """Return a class that pickles by value what ours cannot, if that is to be done after an error of ours."""
+    return by_value() if by_value is not None and cannot(error) else None
 
 
 def pickler() -> type[pickle.Pickler]:
@@ -96,14 +112,6 @@ def pickler() -> type[pickle.Pickler]:
     reducers: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     Pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
     return _picklers.setdefault(ForkingPickler, Pickler)
-
-
-def _by(pickler: type[pickle.Pickler], value: object) -> bytes:
-    import io
-
-    file = io.BytesIO()
-    pickler(file, 5).dump(value)
-    return file.getvalue()
 
 
 def _ours() -> type[pickle.Pickler] | None:

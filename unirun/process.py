@@ -6,7 +6,7 @@ from __future__ import annotations
 # impossible: with modules that a test has replaced, after a chroot, without a descriptor, in a child that was forked
 # while another thread held an import's lock. Threads may serve as a lower rung. The stdlib's module comes before ours,
 # as the hook has it, and before `maps.exits`, which is to be asked first at the exit.
-import concurrent.futures.thread
+import concurrent.futures.thread as stdlib_threads
 import sys
 from itertools import chain
 
@@ -201,7 +201,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             return
         # As the stdlib's pools do. And a fork server has the handlers of `atexit` that the main module registers: one
         # that opened a pool there started a next server, which did so again, without an end.
-        if concurrent.futures.thread._shutdown:
+        if stdlib_threads._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         try:
             from unirun.backends.pipes.pool import open_pipes

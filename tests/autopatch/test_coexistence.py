@@ -101,7 +101,7 @@ def test_gevent(pair_with_gevent: Pair, tmp_path: Path, kind: str) -> None:
 def test_gevent_and_our_own_pool(pair_with_gevent: Pair, tmp_path: Path, method: str) -> None:
     """A socket of gevent's does not block although it was told to, and the workers of that pool read from one."""
     done = next(both(pair_with_gevent, tmp_path, "program.py", method, program="own_pool.py"))
-    if method == "forkserver" and "BlockingIOError" in done.stderr:
+    if method == "forkserver" and sys.version_info >= (3, 14) and "BlockingIOError" in done.stderr:
         pytest.skip("gevent's patches break that themselves: from 3.14 on the fork server is talked to by sockets")
     assert done.stdout == "[0, 1, 4, 9, 16, 25, 36, 49] [0, 1, 4, 9, 16] pipes\n", done.stderr
 

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -21,31 +21,23 @@ from typing import Any
 import pytest
 
 from tests.conformance.columns import FORKING
-from tests.conformance.quiet import await_quiet
 from tests.conformance.tasks import until
 from tests.pipes import jobs
+from tests.pipes.pools import opened
 from unirun.backends.pipes import ear
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.pace import Pace
-from unirun.backends.pipes.pool import PipePool, open_pipes
-from unirun.backends.pipes.terms import Terms
+from unirun.backends.pipes.pool import PipePool
 
-pytestmark = [FORKING, pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix")]
+pytestmark = [
+    FORKING,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix"),
+    pytest.mark.usefixtures("nothing_left"),
+]
 PATIENCE = 30.0
 ROOT = Path(__file__).parents[2]
 METHODS = multiprocessing.get_all_start_methods()
 ON_LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists what a process has open")
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    await_quiet(before)
-
-
-def opened(method: str = "fork", workers: int = 2, *, initializer: Any = None, initargs: Any = (), **terms: Any) -> Any:
-    return open_pipes(workers, multiprocessing.get_context(method), initializer, initargs, terms=Terms(**terms))
 
 
 # ------------------------------------------------------------------------------------------- children of the process

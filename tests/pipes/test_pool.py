@@ -11,7 +11,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -22,9 +21,9 @@ from typing import Any
 import pytest
 
 from tests.conformance.columns import FORKING
-from tests.conformance.quiet import await_quiet
 from tests.conformance.tasks import until
 from tests.pipes import jobs
+from tests.pipes.pools import opened
 from unirun import Run, RuntimeConfig, configure
 from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.bell import Bell
@@ -33,29 +32,21 @@ from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.pool import PipePool, open_pipes
-from unirun.backends.pipes.terms import Terms
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
-pytestmark = [FORKING, pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix")]
+pytestmark = [
+    FORKING,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix"),
+    pytest.mark.usefixtures("nothing_left"),
+]
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 METHODS = multiprocessing.get_all_start_methods()
 
 
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    await_quiet(before)
-
-
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def opened(method: str = "fork", workers: int = 2, **terms: Any) -> PipePool:
-    return open_pipes(workers, multiprocessing.get_context(method), terms=Terms(**terms))
 
 
 # ------------------------------------------------------------------------------------------------------------ crashes

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import process
 from pathlib import Path
@@ -17,29 +17,20 @@ from typing import Any
 import pytest
 
 from tests.conformance.columns import FORKING
-from tests.conformance.quiet import await_quiet
 from tests.pipes import jobs
+from tests.pipes.pools import opened
 from unirun import Run, RuntimeConfig
 from unirun.backends.pipes.by_value import by_value
-from unirun.backends.pipes.pool import PipePool, open_pipes
-from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.watch import Watch
 
-pytestmark = [FORKING, pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix")]
+pytestmark = [
+    FORKING,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix"),
+    pytest.mark.usefixtures("nothing_left"),
+]
 PATIENCE = 30.0
 ROOT = Path(__file__).parents[2]
 METHODS = multiprocessing.get_all_start_methods()
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    await_quiet(before)
-
-
-def opened(method: str = "fork", workers: int = 2, **terms: Any) -> PipePool:
-    return open_pipes(workers, multiprocessing.get_context(method), terms=Terms(**terms))
 
 
 def ran(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -151,6 +142,26 @@ def test_the_exit_of_a_child_that_was_forked_while_a_pool_is_cached(method: str,
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+DROPPED = """
+import sys
+from unirun import Run
+if __name__ == "__main__":
+    for name in [name for name in sys.modules if name.startswith("concurrent.futures")]:
+        del sys.modules[name]
+    import concurrent.futures
+    with Run(flavor="processes", max_workers=1) as executor:
+        print(executor.submit(abs, -3).result(), executor.decision.backend)
+"""
+
+
+def test_where_the_modules_of_the_stdlib_were_dropped_and_imported_anew(tmp_path: Path) -> None:
+    """As test suites do to measure an import."""
+    program = tmp_path / "program.py"
+    program.write_text(DROPPED)
+    done = ran(str(program))
+    assert (done.stdout, done.stderr) == ("3 pipes\n", "")
+
+
 ASYNC = """
 import asyncio, sys
 sys.modules["cloudpickle"] = None
@@ -225,12 +236,11 @@ sys.frozen, sys.executable = True, os.environ["PROGRAM"]  # as the program that 
 import multiprocessing, multiprocessing.spawn
 from unirun import Run, RuntimeConfig
 if __name__ == "__main__":
-    if len(sys.argv) == 1 or sys.argv[1] != "unfrozen":
-        if os.environ["SUPPORT"] == "called":
-            multiprocessing.spawn.freeze_support()
-        config = RuntimeConfig(start_method="spawn", downgrade="silent", max_workers=1)
-        with Run(flavor="processes", config=config) as executor:
-            print(executor.submit(os.getpid).result() == os.getpid(), executor.decision.backend, flush=True)
+    if os.environ["SUPPORT"] == "called":
+        multiprocessing.spawn.freeze_support()
+    config = RuntimeConfig(start_method="spawn", downgrade="silent", max_workers=1)
+    with Run(flavor="processes", config=config) as executor:
+        print(executor.submit(os.getpid).result() == os.getpid(), executor.decision.backend, flush=True)
 """
 #: What there is in place of the interpreter: a program that also serves the helpers of multiprocessing's.
 LAUNCHER = """#!/bin/sh

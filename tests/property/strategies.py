@@ -61,5 +61,5 @@ hosts = st.builds(
     daemonic=st.booleans(),
     bootstrapping=st.booleans(),
     subinterpreter=st.booleans(),
-    main=st.sampled_from(["importable", "missing", "interactive"]),
+    main=st.sampled_from(["importable", "missing", "interactive", "unready"]),
 )

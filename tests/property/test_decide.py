@@ -43,6 +43,8 @@ def test_never_picks_what_the_facts_exclude(request_: Request, config: RuntimeCo
         assert not host.daemonic
         assert not (host.subinterpreter and plan.start_method == "fork")
         assert host.main != "missing" or plan.start_method == "fork"
+    if host.main == "unready":
+        assert not {"pipes", "processes"}.intersection(plan.rungs)
 
 
 @given(requests, configs(), hosts)

@@ -22,7 +22,7 @@ import traceback
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 
-from unirun.pickling import dumps
+from unirun.pickling import cannot, dumps, dumps_by
 from unirun.values import Value
 
 TYPE_CHECKING = False
@@ -205,20 +205,14 @@ def _initialization(semantics: Semantics) -> Callable[[], Any]:
 
 
 def _dumps_by_value(call: tuple[Any, ...]) -> bytes:
-    import io
-    import pickle
-
     try:
         return dumps(call)
-    except (pickle.PicklingError, AttributeError, TypeError):  # how pickle says that it cannot
+    except Exception as error:
         from unirun.backends.pipes.by_value import by_value
 
-        pickler = by_value()
-        if pickler is None:
+        if not cannot(error) or (kind := by_value()) is None:
             raise
-        file = io.BytesIO()
-        pickler(file, 5).dump(call)
-        return file.getvalue()
+        return dumps_by(kind, call)
 
 
 def loads(pickled: bytes) -> Any:

@@ -31,6 +31,7 @@ class Ready:
         # Both ends stay open as long as there may be workers: one that says ready late must find the pipe, or the
         # signal SIGPIPE might end it.
         self._reader, self._writer = Pipe(duplex=False)
+        self._open = [self._reader, self._writer]
         #: How many first submits wait, or are about to: more than one where a signal handler submits meanwhile.
         self.waiting: int = 0
         #: New workers shall say ready.
@@ -81,8 +82,12 @@ class Ready:
         return False
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
+        """Close both ends. The pool's own thread and a caller may do so at once: each end is closed by one of them."""
+        try:
+            while True:
+                self._open.pop().close()
+        except IndexError:
+            pass
 
 
 class _Told:

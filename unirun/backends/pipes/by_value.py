@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
 from unirun.backends.pipes import protocol
+from unirun.pickling import cannot
 
 __all__ = ["Parts", "by_value", "dump_call"]
 
@@ -36,8 +37,8 @@ def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_valu
             parts = protocol.dump(call)
         if not (main_by_value and any(b"__main__" in chunk for chunk in parts[0])):
             return parts
-    except (pickle.PicklingError, AttributeError, TypeError):  # how pickle says that it cannot
-        if by_value() is None:
+    except Exception as error:
+        if not cannot(error) or by_value() is None:
             raise
     return parts if by_value() is None else protocol.dump(call, by_value())
 

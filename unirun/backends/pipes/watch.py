@@ -41,7 +41,8 @@ class Watch:
         except FileExistsError:
             pass  # whoever was to put it back was interrupted, and does it again
         except ValueError:
-            pass  # the manager has failed, and closed this
+            if not getattr(self._poll, "closed", False):  # it is when the manager has failed
+                raise
 
     def await_room(self, dispatch: Dispatch) -> None:
         """Wait for room to write as well, for those workers to whom there is something to write.
