@@ -38,7 +38,7 @@ _HOME = {
     "to_thread": "aio",
 }
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BootstrapError",
     "ConfigError",

@@ -1,7 +1,7 @@
 """What users install is what they asked for: unirun alone never a startup file, its extra one, by whatever installer.
 
-Each install is into a fresh environment. Nearly all are from local files alone, with what builds need beside them: on
-PyPI, `unirun` 0.1.0 is somebody else's, and so fetching every build's needs anew would be no better test.
+Each install is into a fresh environment. Nearly all are from local files alone, with what builds need beside them: to
+fetch every build's needs anew would be no better test.
 """
 
 import email

@@ -3,12 +3,11 @@
 import atexit
 import functools
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,23 +62,11 @@ def create(folder: Path, python: str = sys.executable) -> Venv:
 
 
 def install(venv: Venv, *requirements: str, find_links: Path | None = None) -> None:
-    """Install with pip. What ``find_links`` has is installed from there and from nowhere else."""
-    arguments = from_folder(venv, requirements, find_links) if find_links else [*requirements]
+    """Install with pip, from an index and also from a folder: pip takes the newer, and PyPI's is a stranger's 0.1.0."""
+    arguments = [*requirements, "--find-links", str(find_links)] if find_links else requirements
     done = venv.run(*INSTALL, *arguments, timeout=280)
     if done.returncode:
         pytest.fail(f"pip install {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-
-
-def from_folder(venv: Venv, requirements: Iterable[str], folder: Path) -> list[str]:
-    """Return pip's arguments that bind names to their files in a folder: on PyPI, `unirun` 0.1.0 is a stranger's."""
-    files = {path.name.split("-")[0].replace("_", "-"): path.absolute().as_uri() for path in folder.iterdir()}
-    arguments = []
-    for requirement in requirements:
-        file = files.pop(re.split(r"[^\w.-]", requirement)[0], None)
-        arguments.append(f"{requirement} @ {file}" if file else requirement)
-    constraints = venv.root / "constraints.txt"  # for what those asked for require; pip takes none with an extra
-    constraints.write_text("".join(f"{name} @ {file}\n" for name, file in files.items()), encoding="utf-8")
-    return [*arguments, "--constraint", str(constraints)]
 
 
 def build_wheels(folder: Path) -> Path:
