@@ -49,6 +49,8 @@ class Host(Value):
             names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file,
             or is a package's, which workers do not import). ``"unready"``: it is a frozen program's, which was started
             to be a worker and has not become one. ``"importable"`` where it was not looked for.
+        executable: Whether workers that do not fork can be started: the program that they run is there, or a fork
+            server that runs needs it no more. ``True`` where it was not looked for.
     """
 
     implementation: str
@@ -63,6 +65,7 @@ class Host(Value):
     bootstrapping: bool
     subinterpreter: bool
     main: str
+    executable: bool
 
 
 class _Kept:
@@ -108,6 +111,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
         bootstrapping=bootstrapping or main == "unready",
         subinterpreter=processes and _in_subinterpreter(),
         main=main,
+        executable=not processes or _can_execute(),
     )
 
 
@@ -212,6 +216,16 @@ def _main_module() -> str:
     except ImportError:
         ORIGINAL_DIR = None  # noqa: N806 - the stdlib's name
     return "importable" if exists(os.path.join(ORIGINAL_DIR or "", path)) else "missing"
+
+
+def _can_execute() -> bool:
+    """Tell whether an interpreter can be started: one that is embedded in a program may not know its own file."""
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if getattr(server, "_forkserver_pid", None) is not None:
+        return True
+    spawn = sys.modules.get("multiprocessing.spawn")  # has another one after `multiprocessing.set_executable`
+    executable = spawn.get_executable() if spawn is not None else sys.executable
+    return bool(executable) and exists(executable)
 
 
 def usable_cpus() -> int:

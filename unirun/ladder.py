@@ -204,6 +204,17 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
             errno=None,
             message="this process was started to be a worker: call multiprocessing.freeze_support() first of all",
         )
+    if not host.executable and method != "fork":
+        return Failure(
+            backend=rung,
+            stage="start",
+            error="FileNotFoundError",
+            errno=errno.ENOENT,
+            message=(
+                f"a worker started by {method!r} runs sys.executable, which is no file here: "
+                "name the interpreter's with multiprocessing.set_executable()"
+            ),
+        )
     if host.main == "missing" and method != "fork":
         return Failure(
             backend=rung,

@@ -264,6 +264,18 @@ def test_script_on_standard_input(on_host: OnHost, tmp_path: Path, method: str) 
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("executable", ["", None, "/nowhere/python"])
+def test_embedded(on_host: OnHost, tmp_path: Path, method: str, executable: str | None) -> None:
+    """An interpreter inside of another program may not know its own file, and workers that do not fork run that."""
+    script = tmp_path / "script.py"
+    script.write_text(SEED.replace("import sys\n", f"import sys; sys.executable = {executable!r}\n"))
+    _, report = run(on_host, "healthy", ["script.py", method, "log"], tmp_path)
+    refusals: set[Refusal] = {("start", "FileNotFoundError", 2)}
+    backends = HEALTHY if method == "fork" else THREADS
+    check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> None:
     """Each worker imports the script, whose job must run once all the same."""
     assert SEED.endswith(GUARD)

@@ -62,4 +62,5 @@ hosts = st.builds(
     bootstrapping=st.booleans(),
     subinterpreter=st.booleans(),
     main=st.sampled_from(["importable", "missing", "interactive", "unready"]),
+    executable=st.booleans(),
 )

@@ -42,7 +42,7 @@ def test_never_picks_what_the_facts_exclude(request_: Request, config: RuntimeCo
         assert host.no_processes is None
         assert not host.daemonic
         assert not (host.subinterpreter and plan.start_method == "fork")
-        assert host.main != "missing" or plan.start_method == "fork"
+        assert (host.main != "missing" and host.executable) or plan.start_method == "fork"
     if host.main == "unready":
         assert not {"pipes", "processes"}.intersection(plan.rungs)
 
@@ -167,6 +167,7 @@ def test_a_start_method_that_the_platform_lacks_is_a_clear_error() -> None:
         bootstrapping=False,
         subinterpreter=False,
         main="importable",
+        executable=True,
     )
     with pytest.raises(ConfigError, match=r"start_method='fork' is not accepted: use 'spawn'"):
         decide(Request(flavor="processes", origin="Run"), RuntimeConfig(start_method="fork"), host)

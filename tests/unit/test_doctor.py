@@ -42,6 +42,7 @@ HEALTHY = Host(
     bootstrapping=False,
     subinterpreter=False,
     main="importable",
+    executable=True,
 )
 NO_WORKERS = replace(HEALTHY, main="missing", default_start_method="spawn")
 NO_SEMAPHORES = replace(HEALTHY, no_processes=failure("processes", "construct", OSError(errno.ENOSYS, "no such thing")))

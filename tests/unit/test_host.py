@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing import spawn
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_what_workers_can_import_of_main(
         env={**os.environ, "PYTHONPATH": str(Path(host.__file__).parents[1])},
     )
     assert answer.stdout.split() == [expected], answer.stderr
+
+
+def test_an_executable_that_the_program_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it must where it embeds an interpreter; a fork server that runs needs none."""
+    assert host.probe().executable
+    monkeypatch.setattr("multiprocessing.forkserver._forkserver._forkserver_pid", None)
+    before = spawn.get_executable()
+    try:
+        spawn.set_executable("/nowhere/python")
+        assert not host.probe().executable
+        spawn.set_executable(sys.executable)
+        monkeypatch.setattr(sys, "executable", None)
+        assert host.probe().executable
+    finally:
+        spawn.set_executable(before)
 
 
 Files = Callable[[dict[str, str]], tuple[Path, Path]]
