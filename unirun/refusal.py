@@ -14,13 +14,13 @@ from unirun.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Final, Literal
+    from typing import Any, Final, Literal
 
     #: import: the module is not there. construct: the pool's own resources. start: its first worker, before any task
     #: can run. bootstrap: a worker ended before it said that it is ready.
     Stage = Literal["import", "construct", "start", "bootstrap"]
 
-__all__ = ["Failure", "Refused", "failure", "is_refusal", "lasting"]
+__all__ = ["USUALLY", "Failure", "Refused", "failure", "is_refusal", "lasting", "refused_start"]
 
 
 class Failure(Value):
@@ -91,6 +91,10 @@ _REFUSING_WORDS: Final = (
 )
 
 
+#: Why workers end early, most of the time.
+USUALLY: Final = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
+
+
 def lasting(error: BaseException) -> bool:
     """Tell whether a refusal at ``import`` or ``construct`` cannot change while the interpreter lives."""
     return not isinstance(error, OSError) or error.errno in _LASTING
@@ -111,6 +115,22 @@ def is_refusal(stage: Stage, error: BaseException) -> bool:
     if isinstance(error, AssertionError):
         return "daemonic processes" in str(error)
     return isinstance(error, RuntimeError) and str(error).startswith(_REFUSING_WORDS)
+
+
+def refused_start(error: Exception, mp_context: Any) -> Refused:
+    """Return the ``Refused`` for an error of the start of a pool's first worker."""
+    if isinstance(error, BrokenPipeError) and mp_context.get_start_method() == "spawn":
+        text = "the first worker ended before it could be told what to do; what it wrote to standard error says why"
+        error = OSError(error.errno, f"{error.strerror}; {text} (usually {USUALLY})")
+    elif isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
+        # The server imports the main module, and dies of what that raises: from 3.14 on, and in later 3.13, too.
+        said = error.strerror if isinstance(error, OSError) else error
+        text = (
+            f"{said}; the fork server ended, and what it wrote to standard error says why "
+            f"(usually it cannot fork here, {USUALLY})"
+        )
+        error = OSError(error.errno, text) if isinstance(error, OSError) else EOFError(text)
+    return Refused("start", error)
 
 
 def _raised_by_pickling(traceback: TracebackType | None) -> bool:

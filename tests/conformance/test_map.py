@@ -2,12 +2,17 @@
 
 import gc
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import unirun
 from tests.conformance import tasks
 from tests.conformance.columns import NOTHING_PENDING, across
 from tests.conformance.tasks import PATIENCE, Gate, Journal
@@ -216,3 +221,44 @@ def test_a_buffer_has_a_whole_size(pool: Executor, buffersize: Any, error: type[
     with pytest.raises(error, match=r"^buffersize must be"):
         pool.map(tasks.square, source, **options)
     assert source.taken == 0
+
+
+MEETING = '''
+import os, sys, time
+
+FOLDER, KIND = sys.argv[1:]
+
+def meet():
+    """Tell whether all three workers import this at the same time."""
+    open(os.path.join(FOLDER, str(os.getpid())), "w").close()
+    end = time.monotonic() + 30
+    while (there := len(os.listdir(FOLDER))) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    return there == 3
+
+MET = __name__ == "__main__" or meet()
+
+def met(_):
+    return MET
+
+if __name__ == "__main__":
+    import multiprocessing
+    if KIND == "stdlib":
+        from concurrent.futures import ProcessPoolExecutor
+    else:
+        from unirun.compat.concurrent.futures import ProcessPoolExecutor
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        print(*pool.map(met, range(3)), len(pool._processes))
+'''
+
+
+@pytest.mark.parametrize("kind", ["stdlib", "compat"])
+def test_workers_for_all_items_start_at_once(tmp_path: Path, kind: str) -> None:
+    """And no more of them, though the call waits for the first one. What the main module imports may take long."""
+    program, folder = tmp_path / "program.py", tmp_path / "here"
+    program.write_text(MEETING)
+    folder.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(Path(unirun.__file__).parents[1])}
+    command = [sys.executable, str(program), str(folder), kind]
+    outcome = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
+    assert outcome.stdout == "True True True 3\n", outcome.stderr

@@ -32,15 +32,16 @@ from functools import partial
 
 from unirun.backends.ready import Ready, wake
 from unirun.kinship import stdlib_class
+from unirun.refusal import USUALLY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import concurrent.futures.process as stdlib
     from collections.abc import Callable
     from concurrent.futures import Future
-    from typing import Any, Final
+    from typing import Any
 
-    from unirun.refusal import Failure, Refused, Stage
+    from unirun.refusal import Failure, Stage
 
     _Base = stdlib.ProcessPoolExecutor
     BrokenProcessPool = stdlib.BrokenProcessPool
@@ -56,7 +57,7 @@ else:
 
         stdlib = None
 
-__all__ = ["BrokenProcessPool", "GuardedProcessPool", "died_early", "refused_start"]
+__all__ = ["BrokenProcessPool", "GuardedProcessPool", "died_early"]
 
 
 class _Awake:
@@ -204,7 +205,7 @@ class GuardedProcessPool(_Base):
         self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Future[Any], bool]:
         from unirun.backends.repairs import close_leaked_pipes, kill
-        from unirun.refusal import Refused, is_refusal
+        from unirun.refusal import Refused, is_refusal, refused_start
 
         if not ready.armed:  # an earlier call started it, and was then interrupted
             return super().submit(fn, *args, **kwargs), True
@@ -226,6 +227,7 @@ class GuardedProcessPool(_Base):
             ready.disarm()
             return future, True
         future.add_done_callback(partial(wake, weakref.ref(ready)))
+        self._unirun_start_more(self._unirun_to_follow())
         while True:
             try:
                 up = ready.wait()
@@ -248,6 +250,26 @@ class GuardedProcessPool(_Base):
                 return future, True  # a worker was up: it is a crash, and the task may have run
             self._unirun_release()
             raise Refused("bootstrap", died_early())
+
+    def _unirun_to_follow(self) -> int:
+        """Return how many tasks will certainly follow the first one, as far as that is known."""
+        return 0
+
+    def _unirun_start_more(self, tasks: int) -> None:
+        """Start the workers of tasks that follow now, and not when each is submitted: after the wait for the first one.
+
+        Only as many as the stdlib's pool would, which starts one for each task that finds none idle.
+        """
+        it: Any = self
+        if not it._safe_to_dynamically_spawn_children:  # all were forked at once
+            return
+        with it._shutdown_lock:
+            for _ in range(min(tasks, it._max_workers - len(it._processes or ()))):
+                try:
+                    self._spawn_process()
+                except BrokenProcessPool:
+                    return  # the first has ended already, of which the wait will hear
+                it._idle_worker_semaphore.release()  # it has no task, and the next one starts no other
 
     def _launch_processes(self) -> None:
         super()._launch_processes()  # type: ignore[misc]
@@ -357,30 +379,8 @@ class GuardedProcessPool(_Base):
             self._unirun_ready = None
 
 
-#: Why workers end early, most of the time.
-_USUALLY: Final = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
-
-
 def died_early() -> BaseException:
     """Return the error of a pool of which no worker came up."""
     return BrokenProcessPool(
-        f"every worker ended before it was ready; what it wrote to standard error says why (usually {_USUALLY})"
+        f"every worker ended before it was ready; what it wrote to standard error says why (usually {USUALLY})"
     )
-
-
-def refused_start(error: Exception, mp_context: Any) -> Refused:
-    """Return the ``Refused`` for an error of the start of a pool's first worker."""
-    from unirun.refusal import Refused
-
-    if isinstance(error, BrokenPipeError) and mp_context.get_start_method() == "spawn":
-        text = "the first worker ended before it could be told what to do; what it wrote to standard error says why"
-        error = OSError(error.errno, f"{error.strerror}; {text} (usually {_USUALLY})")
-    elif isinstance(error, (ConnectionError, EOFError)) and mp_context.get_start_method() == "forkserver":
-        # The server imports the main module, and dies of what that raises: from 3.14 on, and in later 3.13, too.
-        said = error.strerror if isinstance(error, OSError) else error
-        text = (
-            f"{said}; the fork server ended, and what it wrote to standard error says why "
-            f"(usually it cannot fork here, {_USUALLY})"
-        )
-        error = OSError(error.errno, text) if isinstance(error, OSError) else EOFError(text)
-    return Refused("start", error)

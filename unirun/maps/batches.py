@@ -12,7 +12,7 @@ from functools import partial
 import unirun.backends.batch as worker
 from unirun import clock
 from unirun.maps import exits
-from unirun.maps.pace import AHEAD, ITEMS, LIMIT, WINDOW, Pace
+from unirun.maps.pace import AHEAD, ITEMS, LIMIT, LOOK, WINDOW, Pace
 from unirun.maps.parcels import Parcels
 from unirun.maps.results import Results, in_order
 from unirun.maps.unsent import Unsent
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches"]
 _SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
-#: Seconds of taking items after which it is time to look whether a worker is idle.
-_LOOK: Final = 0.0005
 
 
 class Batches:
@@ -69,8 +67,7 @@ class Batches:
         self._finite = all(hasattr(each, "__len__") for each in iterables)
         first: Any = iterables[0] if iterables else ()
         self._whole: Sequence[Any] | None = first[:] if len(iterables) == 1 and type(first) in _SEQUENCES else None
-        self._workers, self._ahead = workers, AHEAD * workers
-        self._size, self._window = size, window
+        self._workers, self._ahead, self._size, self._window = workers, AHEAD * workers, size, window
         self._end = None if timeout is None else clock.now() + timeout
         self._ended, self._soon = ended, soon
         self.present: Callable[[], bool] = exits.presence()
@@ -122,6 +119,11 @@ class Batches:
         """Whether nobody can ask for results any more, on whom it depends that there is an end of it."""
         return not self._finite and self._window is not None and self._asking is not None and self._asking() is None
 
+    @property
+    def unsent(self) -> int:
+        """How many items were taken and not sent."""
+        return len(self._unsent)
+
     def flush(self) -> None:
         """Send what was taken, now: what is submitted next comes after it."""
         while True:
@@ -159,8 +161,7 @@ class Batches:
     def _stop(self, error: BaseException) -> None:
         with self._changed:
             self._error = self._error or error  # of what is not sent, if there is something
-            self._short = self._short or not self._read
-            self._read = True
+            self._short, self._read = self._short or not self._read, True
             self._empty()
             self._changed.notify_all()
 
@@ -196,7 +197,7 @@ class Batches:
             begin = clock.now()
             self._take(count)
             self._pump()
-            count = 2 * count if clock.now() - begin < _LOOK else 1
+            count = 2 * count if clock.now() - begin < LOOK else 1
         self._pump()
 
     def _take_some(self) -> None:
@@ -242,8 +243,7 @@ class Batches:
                     if self._sender is not None:
                         return  # that thread looks again
                     self._sender = mine
-                    batch = self._cut()
-                    if batch is None:
+                    if (batch := self._cut()) is None:
                         self._sender = None
                         return
                 self._send(batch)

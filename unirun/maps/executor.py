@@ -155,6 +155,9 @@ class BatchingExecutor(ManagedExecutor):
             return self._unirun_submit_awake(fn, *args)
         return self._unirun_send(fn, *args)
 
+    def _unirun_to_follow(self) -> int:
+        return sum(each.unsent for each in self._unirun_maps)
+
     def _unirun_soon(self, step: Callable[[], object]) -> None:
         """Do something where none of the pool's locks is held, as far as that can be."""
         soon = getattr(self._unirun_lower, "soon", None)

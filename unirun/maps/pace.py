@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["AHEAD", "ITEMS", "LIMIT", "WINDOW", "Pace"]
+__all__ = ["AHEAD", "ITEMS", "LIMIT", "LOOK", "WINDOW", "Pace"]
 
 #: Seconds after which a worker begins no further item of a batch.
 LIMIT: Final = 0.01
@@ -19,6 +19,8 @@ AHEAD: Final = 2
 #: So many that the others go on while the first one takes longer than most; and items in all, some 30 MB of numbers.
 WINDOW: Final = 8
 ITEMS: Final = 1 << 16
+#: Seconds of taking items after which it is time to look whether a worker is idle.
+LOOK: Final = 0.0005
 #: Seconds of work in one batch: some ten times what it takes to send one and to hear of it.
 _WORK: Final = 0.002
 #: Seconds of work that a worker's share of what is left must have to be sent in two halves: less is not worth it.

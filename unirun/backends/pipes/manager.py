@@ -24,8 +24,8 @@ from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.watch import Watch
 from unirun.backends.pipes.worker import Orders
-from unirun.backends.processes import BrokenProcessPool, died_early, refused_start
-from unirun.refusal import Failure, Refused, failure, is_refusal
+from unirun.backends.processes import BrokenProcessPool, died_early
+from unirun.refusal import Failure, Refused, failure, is_refusal, refused_start
 
 __all__ = ["Manager"]
 
