@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 import unirun
@@ -13,6 +14,10 @@ from unirun import config, leases
 from unirun.backends.pipes import ear
 
 pytest_plugins = ["tests.hosts.fixtures"]
+
+# An example that takes long on a machine that others use says nothing about the code.
+hypothesis.settings.register_profile("unirun", deadline=None)
+hypothesis.settings.load_profile("unirun")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unirun.backends.pipes import protocol
@@ -56,7 +56,6 @@ def read_back(stream: bytes, cuts: Iterable[int]) -> list[tuple[int, int, float,
     return seen
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(KINDS, st.integers(0, 2**64 - 1), st.floats(0, 1e6), values), max_size=6),
     st.lists(st.sampled_from([1, 7, 100, 4096, 65_536, 1 << 20]), min_size=1, max_size=4).filter(lambda c: max(c) > 99),

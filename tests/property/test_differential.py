@@ -352,7 +352,7 @@ def perform(program: Program, name: str) -> list[object]:
 
 
 @FORKING
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(programs())
 def test_a_forked_pool_does_what_the_stdlib_s_does(program: Program) -> None:
     """Where the stdlib's pool starts, the managed one is that pool."""
@@ -360,14 +360,14 @@ def test_a_forked_pool_does_what_the_stdlib_s_does(program: Program) -> None:
 
 
 @FORKING
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(programs())
 def test_threads_do_what_the_stdlib_s_processes_do(program: Program) -> None:
     """A lower rung keeps process semantics."""
     assert perform(program, "compat-processes-on-threads") == perform(program, "stdlib-processes-fork")
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(programs())
 def test_a_pool_of_a_fork_server_does_what_the_stdlib_s_does(program: Program) -> None:
     """Few, since each starts new interpreters' worth of modules."""
@@ -375,7 +375,7 @@ def test_a_pool_of_a_fork_server_does_what_the_stdlib_s_does(program: Program) -
         assert perform(program, "compat-processes-forkserver") == perform(program, "stdlib-processes-forkserver")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(programs())
 def test_inline_gives_the_same_results(program: Program) -> None:
     """Without a gate to hold anybody, and without anything to cancel, since all has run at the call."""

@@ -22,10 +22,12 @@ from typing import Any
 from tests.pipes import jobs
 from unirun.backends.pipes.pool import PipePool, open_pipes
 
-#: A worker that replaces a killed one takes 0.1 s where it is not forked.
-TASKS = {"fork": 5000}
-FEWER = 1000
 PATIENCE = 60.0
+
+
+def often(method: str, times: int) -> int:
+    """Return how often to do something that starts workers: one that is not forked takes 0.1 s and more."""
+    return times if method == "fork" else times // 5
 
 
 def opened(method: str, workers: int = 2) -> PipePool:
@@ -65,7 +67,7 @@ def kills(method: str, seed: int) -> dict[str, Any]:
     killer = threading.Thread(target=kill)
     killer.start()
     futures = []
-    tasks = TASKS.get(method, FEWER)
+    tasks = often(method, 5000)
     for number in range(tasks):
         future = pool.submit(jobs.span, journal, str(number), chance.choice([0, 0, 0, 0.001, 0.004]))
         future.add_done_callback(lambda _, number=number: resolved.update([number]))  # type: ignore[misc]
@@ -115,7 +117,7 @@ def cancels(method: str, seed: int) -> dict[str, Any]:
     """Threads cancel whatever they can while others submit and one shuts down."""
     chance = random.Random(seed)
     wrong: list[str] = []
-    for _ in range(20):
+    for _ in range(often(method, 20)):
         pool = opened(method)
         futures: list[Future[Any]] = []
 
@@ -167,7 +169,7 @@ def locks(method: str, seed: int) -> dict[str, Any]:
     for thread in threads:
         thread.start()
     wrong: list[str] = []
-    for number in range(40):
+    for number in range(often(method, 40)):
         with opened(method) as pool:
             future = pool.submit(jobs.log, logging.INFO, str(number))
             try:
@@ -189,7 +191,7 @@ def trips(method: str, seed: int) -> dict[str, Any]:
     killed: list[int] = []
 
     def travel(chance: random.Random) -> None:
-        for number in range(TASKS.get(method, FEWER) // 5):
+        for number in range(often(method, 5000) // 5):
             future = pool.submit(jobs.square_and_pid, number)
             if chance.random() < 0.1:
                 future.cancel()
@@ -229,7 +231,7 @@ def trips(method: str, seed: int) -> dict[str, Any]:
     return {
         "wrong": sorted(set(counts) - {"right", "CancelledError", "BrokenProcessPool"}),
         "still waiting": alive,
-        "lost": len(threads) * (TASKS.get(method, FEWER) // 5) - len(outcomes),
+        "lost": len(threads) * (often(method, 5000) // 5) - len(outcomes),
         "ok": counts["right"] > len(outcomes) * 0.8 and counts["BrokenProcessPool"] <= len(killed),
     }
 
@@ -241,7 +243,7 @@ def descriptors(method: str, seed: int) -> dict[str, Any]:
         pool.submit(jobs.square, 1).result(PATIENCE)
     wrong: list[str] = []
     fewest, most, leaked = 40, 0, 0
-    for limit in range(64, 58, -1):
+    for limit in range(64, 58, -1 if method == "fork" else -2):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         before = count()
         with opened(method, 40) as pool:
@@ -256,7 +258,7 @@ def descriptors(method: str, seed: int) -> dict[str, Any]:
 
 def many(method: str, seed: int) -> dict[str, Any]:
     """One pool after the other, some of them crashed or forgotten: nothing grows."""
-    rounds = 1000 if method == "fork" else 100
+    rounds = 1000 if method == "fork" else 40
 
     def use(number: int) -> None:
         pool = opened(method, 1)
