@@ -74,6 +74,22 @@ def test_install_rebinds_what_was_imported_before() -> None:
     assert first.endswith(": __main__.Mine (derived from it)")
 
 
+def test_what_a_module_has_imported_from_unirun_stays() -> None:
+    """When the hook is turned off again: it was not the hook that put it there."""
+    succeed("""
+        import concurrent.futures, sys, types
+        from concurrent.futures import ThreadPoolExecutor as Stdlib
+        from unirun import autopatch
+        from unirun.compat.concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+        own, pools = Stdlib, (ProcessPoolExecutor, ThreadPoolExecutor)
+        for _ in range(2):
+            with autopatch.install():
+                assert Stdlib is own is concurrent.futures.ThreadPoolExecutor is ThreadPoolExecutor
+            assert Stdlib is own is concurrent.futures.ThreadPoolExecutor is not ThreadPoolExecutor
+            assert pools == (ProcessPoolExecutor, ThreadPoolExecutor)
+    """)
+
+
 def test_an_executor_made_before_can_be_asyncio_s_default() -> None:
     succeed("""
         import asyncio, concurrent.futures

@@ -6,7 +6,7 @@ import importlib.util
 import os.path
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Final
 
@@ -86,6 +86,8 @@ _FINDER: Final[Any] = SimpleNamespace(name=_LINE, by="install", find_spec=hook.f
 
 
 _left: tuple[str, ...] = ()
+#: The modules and names that meant a managed class before the hook was on: they had imported it from unirun.
+_own: frozenset[tuple[str, str]] = frozenset()
 
 
 def install() -> Handle:
@@ -101,7 +103,7 @@ def install() -> Handle:
     Raises:
         ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
     """
-    global _left
+    global _left, _own
     config.resolve()
     excluded = config.autopatch_exclude()
     if not config.autopatch_enabled() or config.compat_mode() == "passthrough":
@@ -116,6 +118,8 @@ def install() -> Handle:
             if name in sys.modules and substitution.place(name):
                 original, managed = substitution.REPLACED[name]
                 acknowledge(original, managed)
+                if changed:
+                    _own = _own.union((module, key) for module, _, key in _meaning(managed))
                 rebound += _rebind(original, managed, excluded, left)
         for name in ("concurrent.futures.interpreter", "multiprocessing.pool"):
             if name in sys.modules:
@@ -134,19 +138,19 @@ def uninstall() -> None:
 
     Pools that exist go on as they are.
     """
-    global _left
+    global _left, _own
     with _lock:
         for finder in _finders():
             sys.meta_path.remove(finder)
         for name, (original, managed) in list(substitution.REPLACED.items()):
             substitution.remove(name)
-            _rebind(managed, original, (), [])
+            _rebind(managed, original, (), [], _own)
             forget(original)
         if "multiprocessing.pool" in sys.modules:
             from unirun.autopatch.threadpool import unmend
 
             unmend(sys.modules["multiprocessing.pool"])
-        _left = ()
+        _left, _own = (), frozenset()
 
 
 def status() -> Status:
@@ -191,20 +195,26 @@ def _file() -> str | None:
     return file if os.path.exists(file) else None
 
 
-def _rebind(old: type[Any], new: type[Any], excluded: tuple[str, ...], left: list[str]) -> list[str]:
+def _rebind(
+    old: type[Any], new: type[Any], excluded: tuple[str, ...], left: list[str], own: Collection[tuple[str, str]] = ()
+) -> list[str]:
     """Let names of other modules that mean ``old`` mean ``new``; return them, and add to ``left`` what cannot be."""
     rebound = []
-    for name, names in _modules():
-        for key, value in list(names.items()):
-            if value is old:
-                if is_excluded(name, excluded):
-                    left.append(f"{name}.{key}")
-                else:
-                    names[key] = new
-                    rebound.append(f"{name}.{key}")
+    for name, names, key in _meaning(old):
+        if is_excluded(name, excluded):
+            left.append(f"{name}.{key}")
+        elif (name, key) not in own:
+            names[key] = new
+            rebound.append(f"{name}.{key}")
     if not issubclass(old, new):
         left += [f"{each.__module__}.{each.__qualname__} (derived from it)" for each in _derived(old, new)]
     return rebound
+
+
+def _meaning(kind: type[Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the modules of the program that have a class, each with its names, and by which name it has it."""
+    for name, names in _modules():
+        yield from [(name, names, key) for key, value in list(names.items()) if value is kind]
 
 
 def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
