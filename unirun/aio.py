@@ -76,6 +76,8 @@ async def _in_context(origin: str, site: Site | None, task: Callable[[], T]) -> 
 async def _result(flavor: str, origin: str, site: Site | None, task: Callable[[], T]) -> T:
     starting = leases.start(flavor, origin, site, task)
     if starting is not None:
-        await asyncio.wait([asyncio.wrap_future(starting)])  # if it fails, so does the submit
+        waiting = asyncio.wrap_future(starting)
+        waiting.add_done_callback(lambda each: each.cancelled() or each.exception())  # if it fails, so does the submit
+        await asyncio.wait([waiting])
     future: Future[T] = leases.submit(flavor, origin, site, task)
     return await asyncio.wrap_future(future)

@@ -9,6 +9,7 @@ the environment, the default.
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 
 from unirun.caller import caller
@@ -142,7 +143,7 @@ def check_workers(name: str, value: object) -> int:
 def check_seconds(name: str, value: object) -> None:
     """Raise ``ConfigError`` unless ``value`` is a number of seconds above 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value < float("inf"):  # type: ignore[operator]
+    if not number or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
         raise ConfigError(name, value, "use a number of seconds above 0, or None for no limit")
 
 

@@ -70,7 +70,15 @@ def _surroundings() -> tuple[Any, ...]:
         folder = os.getcwd()
     except OSError:  # it was removed
         folder = ""
-    return dict(os.environ), folder, list(sys.path), list(sys.argv)
+    return _environment(), folder, list(sys.path), list(sys.argv)
+
+
+def _environment() -> dict[str, str]:
+    while True:
+        try:
+            return dict(os.environ)
+        except KeyError:  # another thread has deleted a variable meanwhile
+            pass
 
 
 def _settings(spawned: bool) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from unirun import clock, host, trace
 from unirun import config as settings
 from unirun.backends.ready import Next, nothing
 from unirun.caller import Site
+from unirun.errors import DowngradeError
 from unirun.fresh import Birth
 from unirun.ladder import Request
 from unirun.managed import ManagedExecutor, starts_slowly
@@ -98,6 +99,8 @@ def _submit(
         except BaseException as error:
             _give_back(entry)
             if not isinstance(error, BrokenExecutor if not entry.pool._unirun_closed else Exception):
+                if isinstance(error, DowngradeError):  # what it was refused may be granted to the next one
+                    _drop(key, entry)
                 raise
             # An earlier task crashed it, or reset() came between. It took nothing of this task, which goes to a new
             # one.

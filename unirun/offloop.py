@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from unirun.refusal import is_refusal
 
-__all__ = ["off_loop"]
+__all__ = ["off_loop", "patiently"]
 
 T = TypeVar("T")
 

@@ -166,12 +166,13 @@ class Opening:
             DowngradeWarning: The user's warning filters make it an error. Nothing was submitted to the rung yet, and
                 the next ``settle`` warns again.
         """
-        self.decision = self.decision.replace(workers=workers, short=short, settled=True)
-        if self.decision.downgraded and self.config.downgrade == "warn" and not self._warned:
-            warning = DowngradeWarning(self.decision)
+        decision = self.decision.replace(workers=workers, short=short, settled=True)
+        if decision.downgraded and self.config.downgrade == "warn" and not self._warned:
+            warning = DowngradeWarning(decision)
             if self.site is not None:
                 self.site.warn(warning)
             self._warned = True
+        self.decision = decision
         self._decided()
 
     def abandon(self) -> None:

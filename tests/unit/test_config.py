@@ -104,6 +104,8 @@ def test_the_compat_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"trace": "1"}, "trace"),
         ({"trace": b"trace.jsonl"}, "trace"),
         ({"ladder": [[]]}, "ladder"),
+        ({"task_timeout": 0}, "task_timeout"),
+        ({"task_timeout": 10**400}, "task_timeout"),
     ],
 )
 def test_a_bad_field_is_refused_by_name(fields: dict[str, Any], name: str) -> None:

@@ -155,6 +155,26 @@ def test_the_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert not birth.is_over()
 
 
+def test_a_variable_that_another_thread_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two steps in which the environment is read."""
+
+    class Racing(dict[str, str]):
+        asked = 0
+
+        def __getitem__(self, name: str) -> str:
+            self.asked += 1
+            if self.asked == 1:
+                raise KeyError(name)
+            return super().__getitem__(name)
+
+        def __iter__(self) -> Iterator[str]:  # without it, `dict` would not ask for each
+            return super().__iter__()
+
+    monkeypatch.setattr(os, "environ", racing := Racing(os.environ))
+    assert not Birth().is_over()
+    assert racing.asked > len(racing)
+
+
 def test_the_current_directory_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By the same name: whoever was in the first one is nowhere now."""
     here = tmp_path / "here"

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextvars
+import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +20,18 @@ import pytest
 import unirun
 from tests.conformance.quiet import exit_status
 from tests.tasks import crash, mark, nap, pid, square, thread_id
-from unirun import ConfigError, Run, RuntimeConfig, configure, last_decision, leases, reset, to_process, to_thread
+from unirun import (
+    ConfigError,
+    DowngradeError,
+    Run,
+    RuntimeConfig,
+    configure,
+    last_decision,
+    leases,
+    reset,
+    to_process,
+    to_thread,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 SPAWNING = [m for m in ("spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
@@ -426,3 +440,55 @@ def test_a_forked_child_leaves_a_scope_over_the_callers_own_executor(tmp_path: P
         assert exit_status(child) == 0
         scope.__exit__(None, None, None)
     assert busy.done()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_was_refused_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next call, where the cached pool could not open: there may be room now."""
+    configure(force_process=True, start_method="fork", downgrade="error", max_workers=1)
+    with monkeypatch.context() as full:
+
+        def refuse() -> int:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        full.setattr(os, "fork", refuse)
+        for _ in range(2):
+            with pytest.raises(DowngradeError, match="Resource temporarily unavailable"):
+                unirun.submit(square, 3)
+        assert leases.cached() == 0
+    assert unirun.submit(square, 3).result(PATIENCE) == 9
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_an_error_of_the_start_is_told_once(method: str, tmp_path: Path) -> None:
+    """By the call, and not by asyncio as well: that an exception was never retrieved."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import asyncio, gc, os
+if __name__ == "__mp_main__":
+    os._exit(3)
+import unirun
+
+async def main():
+    try:
+        await unirun.to_process(abs, -1)
+    except unirun.DowngradeError:
+        print("refused")
+    unirun.reset()
+    gc.collect()
+
+unirun.configure(start_method={method!r}, downgrade="error", max_workers=1)
+asyncio.run(main())
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "refused\n"), ended.stderr
+    assert "never retrieved" not in ended.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python's map has no buffersize")
+def test_a_buffer_over_an_executor_of_ones_own() -> None:
+    with ThreadPoolExecutor(1) as own, Run(executor=own) as executor:
+        for chunksize in (1, 2):
+            options: dict[str, Any] = {"chunksize": chunksize, "buffersize": 2}
+            assert list(executor.map(square, range(5), **options)) == [0, 1, 4, 9, 16]

@@ -203,9 +203,18 @@ def test_a_warning_made_an_error_runs_nothing_and_loses_nothing(tmp_path: Path) 
                 with pytest.raises(DowngradeWarning):
                     executor.submit(Path.touch, mark)
             assert not mark.exists()
+            assert not executor.decision.settled
             warnings.simplefilter("ignore", DowngradeWarning)
             executor.submit(Path.touch, mark).result()
     assert mark.exists()
+
+
+def test_a_decision_that_nobody_accepted_is_told_at_the_end() -> None:
+    with warnings.catch_warnings(), observe_decisions() as seen:
+        warnings.simplefilter("error", DowngradeWarning)
+        with Run(flavor="interpreters", max_workers=1) as executor, pytest.raises(DowngradeWarning):
+            executor.submit(square, 2)
+    assert [decision.settled for decision in seen] == [False]
 
 
 def test_the_seeds_words_about_the_warning_hold() -> None:

@@ -13,9 +13,21 @@ class ChunkingExecutor(Executor):
     """An executor whose ``map`` sends ``chunksize`` items in one task, as the stdlib's process pool does."""
 
     def map(
-        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **more: Any,
     ) -> Iterator[Any]:
         """Return an iterator equivalent to ``map(fn, *iterables)``, the calls being made in chunks.
+
+        Args:
+            fn: The function.
+            *iterables: What to call it with.
+            timeout: Seconds until the last result may be asked for.
+            chunksize: Items in a task.
+            **more: What the running Python's ``Executor.map`` takes besides: ``buffersize``, from 3.14 on.
 
         Raises:
             ValueError: ``chunksize`` is less than 1.
@@ -23,9 +35,9 @@ class ChunkingExecutor(Executor):
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
-            return super().map(fn, *iterables, timeout=timeout)
+            return super().map(fn, *iterables, timeout=timeout, **more)
         chunks = cut(zip(*iterables, strict=False), chunksize)
-        return itertools.chain.from_iterable(super().map(partial(run_chunk, fn), chunks, timeout=timeout))
+        return itertools.chain.from_iterable(super().map(partial(run_chunk, fn), chunks, timeout=timeout, **more))
 
 
 def cut(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
