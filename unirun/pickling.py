@@ -6,10 +6,14 @@ TYPE_CHECKING = False  # all else is imported by who pickles: a pool of threads 
 if TYPE_CHECKING:
     import pickle
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Final
 
-__all__ = ["cannot", "dumper", "dumps", "dumps_by", "fallback", "pickler"]
+__all__ = ["NUMBERS", "TEXTS", "cannot", "dumper", "dumps", "dumps_by", "fallback", "pickler"]
 
+#: Types of which a pickler remembers nothing, and of which one value is as good as another equal one.
+NUMBERS: Final = frozenset({int, float, bool, type(None)})
+#: Types that nobody can change, of any length.
+TEXTS: Final = frozenset({str, bytes})
 #: Finds a class that pickles by value, in a worker that does not have what the program's ``__main__`` defines, but got
 #: it so: what the program gets back refers to that, and has to go by value, too. ``None`` elsewhere.
 by_value: Callable[[], Any] | None = None

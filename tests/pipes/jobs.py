@@ -314,8 +314,8 @@ def overwritten(value: Large) -> int:
     return before
 
 
-def keep(value: Large) -> int:
-    kept.append(value)
+def keep(*values: Large) -> int:
+    kept.extend(values)
     return os.getpid()
 
 

@@ -20,7 +20,8 @@ from tests.pipes import jobs
 from tests.pipes.jobs import Large
 from unirun import Run, RuntimeConfig
 from unirun.backends.pipes import arena as module
-from unirun.backends.pipes.arena import SMALLEST, Arena, Memo, Shared
+from unirun.backends.pipes.arena import SMALLEST, Arena, Shared
+from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.protocol import Placed, ProtocolError
 
@@ -96,6 +97,16 @@ def test_a_kept_argument_stays_what_it_is(pool: PipePool) -> None:
     for number in range(20):
         pool.submit(jobs.checksum, large(1000 + number)).result(PATIENCE)
     assert checksums_of_kept(pool, len(values)) == sorted(map(jobs.checksum, values))
+
+
+def test_a_kept_argument_outlives_the_memory_of_others(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which was given back while nothing was done, and is less than before when it is used again."""
+    monkeypatch.setattr(module, "LINGER", 0.1)
+    values = [large(number) for number in range(4)]
+    single.submit(jobs.keep, *values).result(PATIENCE)
+    until(lambda: memory(single) == 0)
+    single.submit(jobs.checksum, large(5)).result(PATIENCE)
+    assert sorted(single.submit(jobs.checksums_of_kept).result(PATIENCE)[1]) == sorted(map(jobs.checksum, values))
 
 
 def checksums_of_kept(pool: PipePool, count: int) -> list[int]:

@@ -279,3 +279,41 @@ def test_without_a_descriptor_for_epoll() -> None:
         .replace(" ", "")
         .startswith("False[(")
     )
+
+
+class Counted:
+    """Counts how often it is unpickled."""
+
+    times = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _counted, ()
+
+
+def _counted() -> Counted:
+    Counted.times += 1
+    return Counted()
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_result_is_unpickled_once(pool: PipePool, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a callback is not for who listens: the end of a pipe, for one, could not be unpickled again."""
+    Counted.times = 0
+    futures: list[Any] = []
+    if when == "while":
+        opened = answers.opened
+
+        def and_then(*arguments: Any) -> Any:
+            try:
+                return opened(*arguments)
+            finally:
+                if threading.current_thread() is threading.main_thread():  # which listens
+                    futures[-1].add_done_callback(lambda _: None)
+
+        monkeypatch.setattr(answers, "opened", and_then)
+    for _ in range(100):
+        futures.append(pool.submit(Counted))
+        if when == "before":
+            futures[-1].add_done_callback(lambda _: None)
+        assert type(futures[-1].result(PATIENCE)) is Counted
+    assert Counted.times == 100

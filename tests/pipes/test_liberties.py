@@ -1,5 +1,6 @@
 """What programs do to a pool over pipes, or to the process around it: signals, forks, children, what they print."""
 
+import gc
 import linecache
 import logging
 import multiprocessing
@@ -24,8 +25,9 @@ from tests.conformance.columns import FORKING
 from tests.conformance.tasks import until
 from tests.pipes import jobs
 from tests.pipes.pools import opened
-from unirun.backends.pipes import ear
+from unirun.backends.pipes import ear, forks
 from unirun.backends.pipes.handle import Handle
+from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.pool import PipePool
 
@@ -454,3 +456,66 @@ def test_records_of_loggers_that_do_not_propagate(caplog: pytest.LogCaptureFixtu
     finally:
         quiet.removeHandler(caplog.handler)
         quiet.propagate = True
+
+
+def test_ctrl_c_while_a_worker_is_started() -> None:
+    """Wherever it comes there is no worker that nobody knows: the exit would wait for it for ever."""
+    functions = [Manager._hire.__code__, Handle.__init__.__code__]
+    before = set(multiprocessing.active_children())
+    line, lines = 0, 0
+    while line <= lines:
+        seen = 0
+
+        def interrupt(frame: FrameType, event: str, argument: object, stop: int = line) -> Any:
+            nonlocal seen
+            if frame.f_code in functions and event == "line":
+                seen += 1
+                if seen == stop:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return interrupt if frame.f_code in functions else None
+
+        traced = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            with opened(workers=1):
+                pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(traced)
+        lines = max(lines, seen)
+        until(lambda: set(multiprocessing.active_children()) <= before, f"the end of the worker, after line {line}")
+        line += 1
+    assert lines > 20
+
+
+def test_the_collector_finds_a_pool_while_another_one_makes_its_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the pool's own thread closes its pipes just then. Each waited for the other's lock, and forks for both."""
+    ending, closing = threading.Event(), Manager._close
+
+    def late(manager: Manager) -> None:
+        ending.set()
+        time.sleep(0.2)
+        closing(manager)
+
+    monkeypatch.setattr(Manager, "_close", late)
+    gc.disable()
+    try:
+        pool: Any = opened(workers=1)
+        pool.itself = pool  # so that only the collector finds it
+        pool.shutdown(wait=False)
+        del pool
+        assert ending.wait(PATIENCE)
+
+        def pipe() -> Any:
+            time.sleep(0.5)
+            gc.collect()
+            return multiprocessing.Pipe()
+
+        maker = threading.Thread(target=forks.made, args=(pipe,), daemon=True)
+        maker.start()
+        maker.join(PATIENCE)
+        assert not maker.is_alive()
+    finally:
+        gc.enable()

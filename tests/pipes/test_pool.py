@@ -25,14 +25,15 @@ from tests.conformance.tasks import until
 from tests.pipes import jobs
 from tests.pipes.pools import opened
 from unirun import Run, RuntimeConfig, configure
-from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.manager import Manager
+from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
+from unirun.refusal import failure
 
 pytestmark = [
     FORKING,
@@ -137,7 +138,7 @@ def test_the_manager_sleeps_while_another_thread_writes(monkeypatch: pytest.Monk
 
 def test_the_only_worker_that_could_be_started_is_replaced(method: str) -> None:
     with opened(method, workers=1) as pool:
-        pool._manager.dispatch.short = True  # as where the second one was refused
+        pool._manager.dispatch.short = failure("pipes", "start", OSError("as where the second one was refused"))
         os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
         await_end(pool)
         assert pool.submit(jobs.square, 3).result(PATIENCE) == 9

@@ -5,14 +5,17 @@ import itertools
 import math
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, assert_type
 
@@ -22,7 +25,9 @@ import unirun
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import exit_status
 from tests.conformance.tasks import Gate, until
+from tests.pipes.jobs import Large
 from unirun import Run, RuntimeConfig, configure, leases
+from unirun.backends.pipes.arena import Arena
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
 
@@ -42,6 +47,19 @@ def mark(path: str) -> None:
 def nap(number: int) -> int:
     time.sleep(0.002)
     return number
+
+
+def nap_long(number: int) -> int:
+    time.sleep(0.05)
+    return number
+
+
+def first(buffer: Large) -> int:
+    return int(buffer.data[0])
+
+
+def first_of(buffer: Large, _: int) -> int:
+    return int(buffer.data[0])
 
 
 def stop_at(gate: Gate, number: int) -> int:
@@ -480,6 +498,140 @@ def test_a_forgotten_map_of_a_list_does_its_work(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 50
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_map_of_a_list_is_read_on_although_nobody_waits(taken: int, tmp_path: Path) -> None:
+    """And then the pool ends, whoever holds it or the results."""
+    executor = Run(flavor="processes", max_workers=1).__enter__()
+    results = unirun.map(executor, mark, [str(tmp_path / str(number)) for number in range(50)], buffersize=4)
+    assert list(itertools.islice(results, taken)) == [None] * taken
+    executor.shutdown(wait=False)
+    until(lambda: len(os.listdir(tmp_path)) == 50, "the last item")
+    until(lambda: not executor._processes, "the end of the pool")  # type: ignore[union-attr]
+    assert list(results) == [None] * (50 - taken)
+
+
+class Slow(list[int]):
+    """A list whose items take a moment to be read."""
+
+    def __init__(self, items: list[int], failing: bool = False) -> None:
+        super().__init__(items)
+        self.failing = failing
+
+    def __iter__(self) -> Iterator[int]:
+        for item in super().__iter__():
+            time.sleep(0.02)
+            yield item
+        if self.failing:
+            raise LookupError("no more")
+
+
+def test_an_iterable_that_fails_when_it_is_read_on() -> None:
+    """By whoever shuts the pool down: the error comes in its place."""
+    with Run(flavor="processes", max_workers=1) as executor:
+        results = unirun.map(executor, square, Slow([1, 2, 3], failing=True), buffersize=1)
+    assert list(itertools.islice(results, 3)) == [1, 4, 9]
+    with pytest.raises(LookupError):
+        next(results)
+
+
+@pytest.mark.parametrize("step", ["_add", "_take_all"])
+@pytest.mark.parametrize("source", [list, Slow])
+def test_shut_down_by_another_thread_while_items_are_taken(
+    step: str, source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each runs once, and has its result, also if one of the two threads has to wait just before it goes on."""
+    taking = getattr(Batches, step)
+
+    def late(batches: Batches, *arguments: Any) -> None:
+        if batches._next == 0:
+            time.sleep(0.2)
+        taking(batches, *arguments)
+
+    with Run(flavor="processes", max_workers=1, config=RuntimeConfig(ladder=("threads",))) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+        ender = threading.Timer(0.1, executor.shutdown)
+        monkeypatch.setattr(Batches, step, late)
+        ender.start()
+        items = [0, 1, 2, 3, 4, 5]
+        assert list(unirun.map(executor, nap_long, source(items))) == items
+        ender.join(PATIENCE)
+
+
+def test_shut_down_by_another_thread_at_the_call() -> None:
+    """At any moment of it."""
+    dice, before = random.Random(5), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            with Run(flavor="processes", max_workers=2, config=RuntimeConfig(ladder=("threads",))) as executor:
+                executor.submit(square, 1).result(PATIENCE)
+                both, delay = threading.Barrier(2), dice.uniform(0, 0.0006)
+
+                def end_it(executor: Any = executor, both: threading.Barrier = both, delay: float = delay) -> None:
+                    both.wait(PATIENCE)
+                    until = time.perf_counter() + delay
+                    while time.perf_counter() < until:
+                        pass
+                    executor.shutdown()
+
+                ender = threading.Thread(target=end_it)
+                ender.start()
+                both.wait(PATIENCE)
+                try:
+                    results = list(unirun.map(executor, square, range(30)))
+                except RuntimeError:
+                    pass
+                else:
+                    assert results == [n * n for n in range(30)]
+                ender.join(PATIENCE)
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("kind", [bytes, str, bytearray])
+def test_large_results_are_not_gathered(kind: Any) -> None:
+    """In memory that grows with their number, although the items take next to no time."""
+    size, count = 1 << 18, 400
+    program = textwrap.dedent(f"""
+        import resource, time, unirun
+        def large(number):
+            return DATA * {size}
+        DATA = {kind(b"x", "ascii") if kind is str else kind(b"x")!r}
+        if __name__ == "__main__":
+            with unirun.Run(flavor="processes", max_workers=2) as executor:
+                list(unirun.map(executor, len, range(0)))
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                for result in unirun.map(executor, large, range({count})):
+                    assert len(result) == {size}
+                    time.sleep(0.001)
+                print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 60 << 10  # kB, of 100 MB
+
+
+def test_an_old_ctrl_c_of_an_interactive_session_does_not_cancel_at_its_exit(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from unirun.compat.concurrent.futures import ProcessPoolExecutor\n"
+        "sys.ps1, sys.last_type = '>>> ', KeyboardInterrupt\n"
+        "def note(number):\n"
+        f"    with open({str(tmp_path / 'notes')!r}, 'a') as file:\n"
+        "        file.write(f'{number}\\n')\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(2)\n"
+        "    pool.map(note, range(500))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(map(int, (tmp_path / "notes").read_text().split())) == list(range(500))
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, tmp_path: Path) -> None:
     """It may come in the middle of anything, in any thread. The pool's own one cancels what has not begun."""
@@ -511,3 +663,46 @@ def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, t
     executor.shutdown(wait=True)
     arrived = {path.name for path in tmp_path.glob("*.here")}
     assert arrived == {f"{number}.here" for number in range(begun.start, begun.start + begun.count)}
+
+
+@pytest.mark.parametrize("size", [20_000, 400_000])
+@pytest.mark.parametrize("way", ["items", "function"])
+def test_what_changes_between_two_items_is_seen(way: str, size: int) -> None:
+    """By the next one, whatever its size is: an array that is filled anew, or one that the function has."""
+    buffer = Large(bytearray(size))
+
+    def frames() -> Iterator[Large]:
+        for number in range(8):
+            buffer.data[:] = bytes([number]) * size
+            yield buffer
+
+    with Run(flavor="processes", max_workers=1) as executor:
+        if way == "items":
+            seen = list(unirun.map(executor, first, frames(), buffersize=1))
+        else:
+            seen = []
+            for byte in unirun.map(executor, partial(first_of, buffer), range(8), buffersize=1):
+                seen.append(byte)
+                buffer.data[:] = bytes([len(seen)]) * size
+    if way == "items":
+        assert seen == list(range(8))
+    else:  # the next item is sent before the result is there, or just behind it
+        assert all(byte in (number, number - 1) for number, byte in enumerate(seen)), seen
+
+
+@pytest.mark.parametrize("source", [list, iter])
+def test_the_array_of_a_function_is_sent_once(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where items come from a generator."""
+    filled: list[int] = []
+    fill = Arena._fill
+
+    def counted(arena: Arena, block: Any, view: memoryview) -> None:
+        filled.append(view.nbytes)
+        fill(arena, block, view)
+
+    monkeypatch.setattr(Arena, "_fill", counted)
+    with Run(flavor="processes", max_workers=2) as executor:
+        executor.submit(len, ()).result(PATIENCE)
+        assert list(unirun.map(executor, partial(first_of, Large(bytearray(400_000))), source(range(30)))) == [0] * 30
+    assert filled == [400_000] * len(filled)
+    assert len(filled) == 1

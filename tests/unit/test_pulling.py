@@ -18,6 +18,7 @@ from tests.conformance import tasks
 from tests.conformance.columns import COUNTED
 from unirun import configure, leases
 from unirun.maps import pulling
+from unirun.maps.pulling import Pulling
 
 MANY = 3000
 PATIENCE = 30.0
@@ -201,6 +202,43 @@ def test_reset_ends_it(seconds: float) -> None:
     assert rest == list(range(1, len(rest) + 1))
     assert list(results) == []
     assert unirun.submit(square, 3).result(PATIENCE) == 9
+
+
+def test_reset_while_the_last_thread_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds nothing that it may submit, and tells who waits for a result."""
+    unirun.configure(max_workers=1)
+    leaving, gone = threading.Event(), threading.Event()
+    start = Pulling._start
+
+    def late(pulling: Pulling) -> None:
+        if threading.current_thread() is not consumer:
+            leaving.set()
+            gone.wait(PATIENCE)
+        start(pulling)
+
+    results = unirun.map(lambda number: (nap(0.02), number)[1], range(20), buffersize=2)
+    monkeypatch.setattr(Pulling, "_start", late)
+    seen: list[Any] = []
+
+    def consume() -> None:
+        try:
+            seen.extend(results)
+        except CancelledError as error:
+            seen.append(error)
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    assert leaving.wait(PATIENCE)
+    nap(0.1)  # the consumer waits for more
+    resetting = threading.Thread(target=unirun.reset, daemon=True)
+    before = leases.resets()
+    resetting.start()
+    tasks.until(lambda: leases.resets() > before, "the reset")
+    gone.set()
+    for thread in (resetting, consumer):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert isinstance(seen[-1], CancelledError)
 
 
 def test_no_item_begins_after_reset() -> None:

@@ -19,7 +19,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from unirun import clock
 from unirun.backends.lowered import remote_traceback
-from unirun.pickling import dumper, dumps
+from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
 
 #: Types of values that nobody can change, so that it does not matter who else has the same one.
-PLAIN: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
+PLAIN: Final = NUMBERS | TEXTS | {complex}
 #: The time is asked for after so many items, if the first ones took less than so many seconds on the average.
 _STRIDE: Final = 16
 _TINY: Final = 1e-6
-#: Bytes of pickled results in one batch; what follows goes into another.
+#: Bytes of results in one batch, pickled ones and texts; what follows goes into another.
 _BYTES: Final = 1 << 18
+#: Bytes of a result on the average from which each is looked at before the next one.
+_LARGE: Final = 1 << 10
 
 
 # No named tuples: to make these two takes as long as all else that a first map has to import from here.
@@ -109,7 +111,7 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
     call = _caller(fn, spread, pickled)
     results: list[Any] = []
     others: dict[int, bytes] = {}
-    size = 0
+    size, measured, texts = 0, 0, False
     left, count = iter(items), len(items)
     look, kind, dump = clock.now, None, None
     # The loop takes as long as a short item does, and so does asking the time: hence the strides. At first one by one,
@@ -125,6 +127,7 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
                     value = call(item)
                     if type(value) is not kind:
                         kind = type(value)
+                        texts = texts or kind in TEXTS
                         if kind not in PLAIN:
                             kind = None
                             dump = dump or dumper()
@@ -134,10 +137,14 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
                             value = None
                     results.append(value)
                 now = look()
+                if texts:
+                    size += _length(results[measured:])
+                    measured = len(results)
                 if now > end or size > _BYTES:
                     break
             else:
-                parts = _parts(left, _STRIDE if now - begin < _TINY * len(results) else 1)
+                short = now - begin < _TINY * len(results) and size < _LARGE * len(results)
+                parts = _parts(left, _STRIDE if short else 1)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             if interrupted and _in_the_program():
@@ -162,6 +169,14 @@ def _in_the_program() -> bool:
 def _parts(items: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
     """Return iterators over ``size`` items each; how many there are in all is a multiple of that."""
     return map(iter, zip(*[items] * size, strict=True))
+
+
+def _length(values: list[Any]) -> int:
+    """Return how long the texts among some results are together."""
+    try:
+        return sum(map(len, values))
+    except TypeError:
+        return sum(len(each) for each in values if type(each) in TEXTS)
 
 
 def load(packed: bytes) -> Any:

@@ -98,8 +98,6 @@ class GuardedProcessPool(_Base):
     _initargs = ()
     #: Workers would not find this package: they are those of the stdlib's own pool, as if there were no guard.
     _unirun_unguarded = False
-    #: Why there are fewer workers than asked for, or None.
-    _unirun_short = None
 
     def _unirun_submit_awake(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Submit a task in the pool's own thread, which is not to be woken: it looks for tasks before it waits.

@@ -15,17 +15,17 @@ from unirun.maps import exits
 from unirun.maps.pace import AHEAD, ITEMS, LIMIT, LOOK, WINDOW, Pace
 from unirun.maps.parcels import Parcels
 from unirun.maps.results import Results, in_order
+from unirun.maps.source import Source
 from unirun.maps.unsent import Unsent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any, Final
+    from typing import Any
 
     from unirun.maps.parcels import Batch
 
 __all__ = ["Batches"]
-_SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
 
 
 class Batches:
@@ -61,18 +61,12 @@ class Batches:
     ) -> None:
         self._submit: Any = submit
         self._fn: Any = fn
-        self._spread = len(iterables) != 1
-        self._parcels = Parcels(fn, self._spread)
-        self._source: Iterator[Any] = zip(*iterables, strict=False) if self._spread else iter(iterables[0])
-        self._finite = all(hasattr(each, "__len__") for each in iterables)
-        first: Any = iterables[0] if iterables else ()
-        self._whole: Sequence[Any] | None = first[:] if len(iterables) == 1 and type(first) in _SEQUENCES else None
+        self._source = Source(iterables)
+        self._parcels = Parcels(fn, self._source.spread)
         self._workers, self._ahead, self._size, self._window = workers, AHEAD * workers, size, window
         self._end = None if timeout is None else clock.now() + timeout
         self._ended, self._soon = ended, soon
         self.present: Callable[[], bool] = exits.presence()
-        # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
-        self._taking = threading.RLock()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
         # a signal handler may submit in the course of anything.
         self._changed = threading.Condition(threading.RLock())
@@ -96,8 +90,9 @@ class Batches:
         Raises:
             Exception: What ``submit`` raises, or the iterables. What was taken from these before is run.
         """
+        at_once = self._window is None  # which whoever shuts the pool down may change
         try:
-            if self._window is None:
+            if at_once:
                 exits.add(self)
                 self._take_all()
             else:
@@ -105,7 +100,7 @@ class Batches:
             if self._error is not None:
                 raise self._error
         finally:
-            self._read = self._read or self._window is None
+            self._read = self._read or at_once
             self._pump()
             self._settle()
         results = Results.of(in_order(self._head, self._size == 1, self._leave), self._close)
@@ -117,7 +112,8 @@ class Batches:
     @property
     def forgotten(self) -> bool:
         """Whether nobody can ask for results any more, on whom it depends that there is an end of it."""
-        return not self._finite and self._window is not None and self._asking is not None and self._asking() is None
+        asking = self._asking
+        return not self._source.finite and self._window is not None and asking is not None and asking() is None
 
     @property
     def unsent(self) -> int:
@@ -136,14 +132,23 @@ class Batches:
                 if self._sender is not None:
                     self._changed.wait()
 
-    def finish(self) -> None:
-        """Wait until all is done. Iterables that may have no end are not read on."""
+    def complete(self) -> None:
+        """Take all that is left. Iterables that may have no end are not read on."""
         self._pump()
-        if self._finite:
+        if self._source.finite:
             self._window = None
-            self._take_all()
+            try:
+                self._take_all()
+            except Exception as error:  # raised in its place, after the results before it
+                self._failed, self._read = error, True
+                self._pump()
         elif not self._read:
             self._stop(RuntimeError("the executor was shut down before map() had read its iterable to the end"))
+        self._settle()
+
+    def finish(self) -> None:
+        """Take all that is left, as ``complete`` does, and wait until it is done."""
+        self.complete()
         with self._changed:
             if self._sender != threading.get_ident():  # else it is a task of ours, run inline, that ends its own pool
                 self._changed.wait_for(lambda: self._over)
@@ -187,10 +192,7 @@ class Batches:
     # Taking items, in the thread of whoever asks for results.
 
     def _take_all(self) -> None:
-        if self._whole is not None and not self._taken:
-            self._add(self._whole)
-            self._read = True
-        elif self._finite and not self._read:
+        if self._source.finite and not self._read:
             self._take(None)
         count = 1
         while not self._read and self._error is None:
@@ -202,11 +204,11 @@ class Batches:
 
     def _take_some(self) -> None:
         """Take as many items as are wanted now; fewer at once while it is not known how long they take."""
+        self._pump()  # there may be room now for more results
         while not self._read and self._error is None:
             with self._changed:
                 size = self._wanted(0)
-                window = self._window or min(WINDOW * self._workers * size, ITEMS)
-                count = min(size, window - (self._taken - self._next), self._ahead * size - len(self._unsent))
+                count = min(size, self._room() - (self._taken - self._next), self._ahead * size - len(self._unsent))
             if count <= 0:
                 return
             try:
@@ -217,14 +219,8 @@ class Batches:
         self._settle()
 
     def _take(self, count: int | None) -> None:
-        with self._taking:
-            items: list[Any] = []
-            try:
-                for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
-                    items.append(item)  # noqa: PERF402
-            finally:
-                self._add(items)
-            self._read = self._read or count is None or len(items) < count
+        if self._source.take(count, self._add):
+            self._read = True
 
     def _add(self, items: Sequence[Any]) -> None:
         with self._changed:
@@ -271,12 +267,18 @@ class Batches:
     def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
         most = self._ahead if self._pace.known or self._size is not None else self._workers
-        if self._closed or not self._unsent or (len(self._open) >= most and not self._flushing):
+        full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
+        wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
+        if self._closed or not self._unsent or (wait and not self._flushing):
             return None
         batch = self._unsent.cut(self._wanted(len(self._unsent)))
         self._sent[batch.start] = batch
         self._open.add(batch)
         return batch
+
+    def _room(self) -> int:
+        """Return how many results there may be that nobody has asked for. The lock is held."""
+        return self._window or min(WINDOW * self._workers * self._wanted(0), ITEMS)
 
     def _wanted(self, left: int) -> int:
         """Return how many items the next batch should have, ``left`` of them waiting. The lock is held."""
@@ -339,11 +341,9 @@ class Batches:
     def _learn(self, batch: Batch, done: worker.Done | worker.Timed) -> None:
         """Take note of how long a batch took, and of what it has left. The lock is held."""
         count = 1 if isinstance(done, worker.Timed) else len(done.results)
-        if count < batch.count:  # because of a long one, and those beside it may be the same
+        self._pace.learn(done.seconds, count, batch.count)
+        if count < batch.count:
             self._put_back(batch, count)
-            self._pace.learn(done.seconds)
-        else:
-            self._pace.learn(done.seconds / count)
 
     # Results, in the thread of whoever asks for them.
 

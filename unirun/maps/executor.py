@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import Executor
+from functools import partial
 
 from unirun.managed import ManagedExecutor
 from unirun.maps import batches  # noqa: F401 - loaded with the class, see `process`
+from unirun.maps.sharing import memo_for
+from unirun.maps.source import inert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, Final, ParamSpec, TypeVar
 
-    from unirun.backends.pipes.arena import Memo
+    from unirun.backends.pipes.memo import Memo
     from unirun.maps.batches import Batches
     from unirun.opening import Opening, PoolSpec
 
@@ -61,6 +64,8 @@ class BatchingExecutor(ManagedExecutor):
                     each.cancel()
             elif not wait or self._unirun_in_own_thread():
                 self._unirun_deferred = True
+                for each in maps:
+                    each.complete()
                 if self._unirun_maps:  # one at least, which will find the mark
                     return
             else:
@@ -117,10 +122,11 @@ class BatchingExecutor(ManagedExecutor):
             elif self._max_workers == 1:  # then the order in which tasks begin can be seen
                 each.flush()
         memos: list[Memo] = []
+        remember = partial(memo_for, fn, inert(iterables), window)
         # Emptied when all is done: the executor is not held then by whoever holds the results.
         held: list[Any] = [self]
         sending = Batches(
-            lambda fn, *args: held[0]._unirun_send_batch(memos, fn, *args),
+            lambda fn, *args: held[0]._unirun_send_batch(memos, remember, fn, *args),
             fn,
             iterables,
             workers=self._max_workers,
@@ -138,14 +144,14 @@ class BatchingExecutor(ManagedExecutor):
             del held[0]  # if all is done meanwhile, that took the other one
         return results
 
-    def _unirun_send_batch(self, memos: list[Memo], fn: Any, /, *args: Any) -> Future[Any]:
+    def _unirun_send_batch(
+        self, memos: list[Memo], remember: Callable[[], Memo], fn: Any, /, *args: Any
+    ) -> Future[Any]:
         """Submit a part of a map, in whatever thread has heard of the end of another."""
         lower: Any = self._unirun_lower
         if hasattr(lower, "submit_sharing"):
             if not memos:
-                from unirun.backends.pipes.arena import Memo
-
-                memos.append(Memo())
+                memos.append(remember())
             return lower.submit_sharing(memos[0], fn, *args)  # type: ignore[no-any-return]
         if why := self._unirun_stdlib_broke():
             from unirun.backends.processes import BrokenProcessPool

@@ -6,6 +6,8 @@ import os
 import sys
 import threading
 
+from unirun.ending import interrupted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +42,9 @@ def presence() -> Callable[[], bool]:
 
 def _finish() -> None:
     # After Ctrl-C only what has begun.
-    interrupted = issubclass(getattr(sys, "last_type", None) or type(None), KeyboardInterrupt)
+    stopped = interrupted()
     for batches in list(_live):
-        if interrupted:
+        if stopped:
             batches.cancel()
         else:
             batches.finish()

@@ -47,6 +47,7 @@ class Pace:
     def __init__(self, workers: int, seconds: float | None) -> None:
         self._newest: deque[float] = deque([] if seconds is None else [seconds], maxlen=workers)
         self._workers = workers
+        self._most = _MOST  # items in a batch, so that their results are not too large together
         self._share = 0  # the items in a batch of this round,
         self._round = 0  # of which so many are to come
 
@@ -60,9 +61,16 @@ class Pace:
         """What an item takes."""
         return max(self._newest, default=math.inf)
 
-    def learn(self, seconds: float) -> None:
-        """Take note that the items of a batch took that long, each."""
-        self._newest.append(seconds)
+    def learn(self, seconds: float, count: int, given: int) -> None:
+        """Take note that ``count`` of the ``given`` items of a batch were done, and in how many seconds."""
+        if count < given and seconds > LIMIT:  # because of a long one, and those beside it may be the same
+            self._newest.append(seconds)
+            return
+        self._newest.append(seconds / count)
+        if count < given:  # because their results are large
+            self._most = count
+        elif count >= self._most:
+            self._most = min(2 * count, _MOST)
 
     def wanted(self, left: int | None, most: int | None) -> int:
         """Return how many items the next batch should have.
@@ -74,7 +82,7 @@ class Pace:
         seconds = self.seconds
         if seconds > _SHORT:
             return 1
-        count = int(min(_MOST if most is None else min(_MOST, most), _WORK / seconds))
+        count = int(min(self._most, _MOST if most is None else most, _WORK / seconds))
         if left is not None:
             count = min(count, self._part(left, seconds))
         return max(1, count)

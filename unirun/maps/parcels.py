@@ -10,7 +10,7 @@ import pickle
 
 from unirun.backends.batch import PLAIN, by_name, run
 from unirun.backends.batch import timed as _timed
-from unirun.pickling import dumper, dumps
+from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ __all__ = ["Batch", "Parcel", "Parcels"]
 
 #: Bytes of items in one parcel. What is larger travels alone, where its executor may know a quicker way for it.
 _BYTES: Final = 1 << 16
-#: Types of which a pickler remembers nothing.
-_NUMBERS: Final = frozenset({int, float, bool, type(None)})
-_TEXTS: Final = frozenset({str, bytes})
 
 
 class Batch:
@@ -76,22 +73,23 @@ class Parcels:
     def __init__(self, fn: Any, spread: bool) -> None:
         self._fn = fn
         self._spread = spread
-        self._packed: bytes | None = None  # the function, where each item is to have its own; empty where it need not
+        # The function as it is now, where each item is to have its own; empty where it need not, and does not change.
+        self._packed: bytes | None = None
         #: The items are better sent one by one: they are large, or the function is, or it cannot be pickled as it is.
         self.alone: bool = False
 
     def pack(self, items: Sequence[Any]) -> Parcel:
         """Return a parcel with the first ones of some items, or with the first one alone."""
-        if self._packed is None and not self._pack_function():
+        if self._packed != b"" and not self._pack_function():
             return self._parcel(items[:1], False)
-        if not self._spread and type(items) is not range and type(items[0]) in _NUMBERS:
+        if not self._spread and type(items) is not range and type(items[0]) in NUMBERS:
             numbers = _Numbers().pickled(items)
             if numbers is not None:
                 return Parcel(self._packed or self._fn, numbers, False, False, len(items))
         kinds = {int} if type(items) is range else set(map(type, self._values(items)))
         if kinds <= PLAIN:
-            texts = (each for each in self._values(items) if type(each) in _TEXTS)
-            size = sum(map(len, texts)) if kinds & _TEXTS else 0  # the others take next to no room
+            texts = (each for each in self._values(items) if type(each) in TEXTS)
+            size = sum(map(len, texts)) if kinds & TEXTS else 0  # the others take next to no room
             count = max(1, len(items) * _BYTES // size) if size > _BYTES else len(items)
             self.alone = count == 1 < len(items)  # others will be as large
             return self._parcel(items[:count], False)

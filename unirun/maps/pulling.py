@@ -200,8 +200,10 @@ class Pulling:
             self._starter = threading.get_ident()
         while True:
             with self._changed:
-                if self._pullers >= self._workers or self._coming >= len(self._items) or self._was_reset():
+                reset = self._was_reset()
+                if self._pullers >= self._workers or self._coming >= len(self._items) or reset:
                     self._starter = None
+                    dropped = self._stop(CancelledError()) if reset else None  # noqa: F841 - let go of without the lock
                     return
                 self._pullers += 1
                 self._coming += 1

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unirun.backends.pipes.future import PipeFuture
 
-__all__ = ["answer", "cancel", "log", "opened", "put_alone", "resolve", "text"]
+__all__ = ["answer", "cancel", "log", "may_put", "opened", "put_alone", "resolve", "text"]
 
 #: The stdlib's pools report failed callbacks of futures here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -45,10 +45,10 @@ def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any,
     return value, None
 
 
-def answer(future: PipeFuture, message: protocol.Frame) -> None:
-    """Resolve a future by the answer to its task."""
+def answer(future: PipeFuture, message: protocol.Frame, known: tuple[Any, BaseException | None] | None) -> None:
+    """Resolve a future by the answer to its task, which who listened may have opened, but not put."""
     # It runs: what a worker was given cannot be cancelled unless it is taken back.
-    value, error = opened(message, BaseException)
+    value, error = known or opened(message, BaseException)
     if not future.settle(value, error):
         _put(future, value, error)
 
@@ -74,6 +74,12 @@ def _put(future: Future[Any], value: Any, error: BaseException | None) -> None:
             future._condition.notify_all()
     except BaseException:  # of a callback; the manager serves the others
         LOGGER.exception("exception calling callback for %r", future)
+
+
+def may_put(future: PipeFuture) -> bool:
+    """Tell whether ``put_alone`` would resolve a future now."""
+    waited_for = vars(future).get  # without making the lists
+    return not waited_for("_done_callbacks") and not waited_for("_waiters")
 
 
 def put_alone(future: PipeFuture, value: Any, error: BaseException | None) -> bool:

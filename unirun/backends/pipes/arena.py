@@ -31,9 +31,10 @@ from typing import Any, Final
 
 from unirun import clock
 from unirun.backends.pipes import forks
+from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.protocol import Placed, ProtocolError
 
-__all__ = ["LINGER", "Arena", "Block", "Memo", "Shared", "keep", "opened"]
+__all__ = ["LINGER", "Arena", "Block", "Shared", "keep", "opened"]
 
 #: Bytes of a buffer from which a mapping in the worker costs less than the way through the pipe.
 SMALLEST: Final = 1 << 18
@@ -63,24 +64,6 @@ class Block:
         self.users: int = 1
 
 
-class Memo:
-    """The objects that one call of ``map`` has sent and where they are, so that each is sent once.
-
-    It holds the objects, so their ids stay their own, and their blocks, until it is closed.
-    """
-
-    def __init__(self) -> None:
-        self.sent: dict[tuple[int, int], tuple[object, Block]] = {}
-        self.arena: Arena | None = None  # in which the blocks are
-        self.closed: bool = False
-
-    def close(self) -> None:
-        """Let go of all."""
-        self.closed = True
-        if self.arena is not None:
-            self.arena.forget(self)
-
-
 class Arena:
     """The parent's side.
 
@@ -100,7 +83,7 @@ class Arena:
         # Guards all below, and the users of blocks; never held while something is copied. Reentrant: the collector may
         # close a memo in a thread that holds it.
         self._lock = threading.RLock()
-        self._end = 0
+        self._end = self._length = 0  # of what is in use, and of the file
         self._used: set[Block] = set()
         self._free: list[Block] = []
         self._idle_since: float | None = None
@@ -130,9 +113,9 @@ class Arena:
         return placed, blocks
 
     def _block(self, view: memoryview, memo: Memo | None) -> Block | None:
-        if memo is not None and not _is_whole(view):
-            memo = None  # another part of the same object would look the same
         key = id(view.obj), view.nbytes
+        if memo is not None and ((memo.only is not None and key[0] not in memo.only) or not _is_whole(view)):
+            memo = None  # it may change; or another part of the same object would look the same
         with self._lock:
             if memo is not None and (known := memo.sent.pop(key, None)) is not None:
                 memo.sent[key] = known  # the newest now
@@ -164,10 +147,8 @@ class Arena:
                 block.users += 1
                 memo.arena = self
                 memo.sent[key] = view.obj, block
-                oldest = next(iter(memo.sent)) if len(memo.sent) > _REMEMBERED else None
-                forgotten = memo.sent.pop(oldest) if oldest is not None else None
-                if forgotten is not None:
-                    self.release([forgotten[1]])
+                if len(memo.sent) > _REMEMBERED:
+                    self.release([memo.sent.pop(next(iter(memo.sent)))[1]])
         return block
 
     def _fill(self, block: Block, view: memoryview) -> None:
@@ -197,11 +178,13 @@ class Arena:
                 return block
         size = -(-length // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         try:
-            os.ftruncate(self.shared.fd, self._end + size)
+            if self._end + size > self._length:
+                os.ftruncate(self.shared.fd, self._end + size)
         except OSError:  # beyond RLIMIT_FSIZE
             return None
         block = Block(self._end, size)
         self._end += size
+        self._length = max(self._length, self._end)
         self._used.add(block)
         return block
 

@@ -69,8 +69,7 @@ class Bell:
 
     def silence(self) -> None:
         """Close it: nobody listens any more."""
-        with self._lock:
-            forks.close(self._reader, self._writer)
+        forks.close(self._reader, self._writer, under=self._lock)
         self._run()  # what comes from now on finds the pipe closed
 
     def _run(self) -> None:

@@ -24,6 +24,7 @@ from unirun.backends.pipes.pace import STARVED, STUCK, Pace
 from unirun.backends.pipes.packing import Packer
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.processes import BrokenProcessPool
+from unirun.refusal import Failure
 
 __all__ = ["Dispatch"]
 
@@ -52,8 +53,8 @@ class Dispatch:
         self._idle: list[Handle] = []
         self.pace: Pace = Pace()
         self._unused = True  # nothing was submitted yet
-        #: No more workers will be started than there are.
-        self.short: bool = False
+        #: Why no more workers will be started than there are, fewer than asked for; or ``None``.
+        self.short: Failure | None = None
         #: Why the pool is not usable any more, or ``None``.
         self.broken: str | None = None
         #: Shutdown was called, perhaps by the collector, in a thread that holds the lock: it takes none. Who has looked

@@ -99,17 +99,19 @@ class Ear:
 
     def _hear(self, worker: Handle, future: PipeFuture) -> None:
         message = worker.overhear()
-        if message is None or message.kind not in (protocol.RESULT, protocol.ERROR):
+        if message is None or message.kind not in (protocol.RESULT, protocol.ERROR) or not answers.may_put(future):
             return
         try:
-            value, error = answers.opened(message, Exception)
+            # One step: what was unpickled is known, and is not unpickled again by the manager.
+            worker.opened.update(zip((message.serial,), map(answers.opened, (message,), (Exception,)), strict=True))
         except KeyboardInterrupt:
             raise
         except BaseException:  # which is not for this thread: the manager makes an error of it
             return
         # Before the manager can learn that the task is done, and end: who has seen it end finds all futures resolved.
-        if answers.put_alone(future, value, error):
+        if answers.put_alone(future, *worker.opened[message.serial]):
             self.dispatch.answered(worker, message.serial, message.seconds)
+            worker.opened.clear()
             worker.unheard.clear()
 
     def _give_back(self, worker: Handle, future: PipeFuture) -> None:
@@ -127,7 +129,9 @@ class Ear:
         for worker in self.dispatch.workers:
             if len(worker.tasks) == 1 and next(iter(worker.tasks.values())).future is future:
                 at_it = worker.listener is not None or worker.claimed is not None
-                return None if at_it or worker.writing or worker.dropping or worker.unheard else worker
+                if at_it or worker.writing or worker.dropping or worker.unheard or not answers.may_put(future):
+                    return None
+                return worker
         return None
 
     def _calm(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from unirun.backends.pipes import forks
+from unirun.ending import interrupted
 
 __all__ = ["add", "discard", "ending", "unlist"]
 
@@ -64,12 +64,10 @@ def unlist(processes: Iterable[Any]) -> None:
 def _finish() -> None:
     global _ending
     _ending = True
-    # What ends the program; in an interactive one it is what was last shown there, at any time.
-    last = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
-    interrupted = issubclass(last or type(None), KeyboardInterrupt)
+    stopped = interrupted()
     pools = list(_live)
     for pool in pools:
-        if interrupted:
+        if stopped:
             pool.interrupt()
         else:
             pool.shutdown()

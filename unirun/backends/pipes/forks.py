@@ -13,17 +13,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
 __all__ = ["Lifeline", "close", "close_in_children", "forget", "made", "on_fork", "starting"]
 
+_FREE: Final = nullcontext()
 # Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
 # thread.
 _listed: set[Any] = set()
 _callbacks: list[Callable[[], None]] = []
-# Held while ends are made and listed, while they are closed, and by each fork. Nothing else is done meanwhile, so no
-# other lock is waited for. Reentrant, like the next one: a signal handler may come between and fork.
+# Held while ends are made and listed, while they are closed, and by each fork. Taken before any other lock that may be
+# waited for meanwhile. Reentrant, like the next one: a signal handler may come between and fork.
 _making = threading.RLock()
 _starting = threading.RLock()  # held while a worker is being started: its own ends are then not to be closed in it
 _starter: tuple[int, tuple[Any, ...]] | None = None  # the thread that starts one, and the ends that the worker keeps
@@ -47,12 +48,17 @@ def forget(end: Any) -> None:
     _listed.discard(end)
 
 
-def close(*ends: Any) -> None:
+def close(*ends: Any, under: AbstractContextManager[object] = _FREE) -> None:
     """Close connections, and take them from the list. No child is forked between the two.
 
     It would have an end, or would close one of its own: what was just closed has its number free, for any other file.
+
+    Args:
+        *ends: What to close.
+        under: The lock to do it under. Who holds it must not call this: the collector, which may run wherever ends are
+            made, may want that lock.
     """
-    with _making:
+    with _making, under:
         for end in ends:
             end.close()
         _listed.difference_update(ends)

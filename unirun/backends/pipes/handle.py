@@ -25,10 +25,11 @@ from typing import Any, Final
 
 from unirun import clock
 from unirun.backends.pipes import forks, protocol
-from unirun.backends.pipes.arena import Block, Memo
+from unirun.backends.pipes.arena import Block
 from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
+from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.worker import Orders, work
 from unirun.backends.repairs import close_leaked_pipes, forget_others_server, is_stray, kill
 
@@ -96,6 +97,8 @@ class Handle:
         self.listener: object = None
         #: The bytes that were read and not understood, if a listener was interrupted: one number.
         self.unheard: list[int] = []
+        #: What the answer in there was unpickled to, by its serial, if it is left to the manager all the same.
+        self.opened: dict[int, tuple[Any, BaseException | None]] = {}
         #: It was told to end, and gets no more tasks.
         self.leaving: bool = False
         #: It was killed because its task ran too long.
@@ -133,16 +136,16 @@ class Handle:
             self.popen: Any = self.process._popen
             self._lifeline = forks.Lifeline(self.process)
             forks.close_in_children(self._lifeline)
+            forks.close(theirs)
         except BaseException as error:
             close_leaked_pipes(error)
             if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
                 kill(self.process)
                 self.process.join()
             self.close()
-            raise
-        finally:
             if theirs is not None:
                 forks.close(theirs)
+            raise
 
     @property
     def writing(self) -> bool:

@@ -11,6 +11,7 @@ import select
 import threading
 import time
 import weakref
+from itertools import starmap
 from typing import Any, Final
 
 from unirun import clock
@@ -25,7 +26,7 @@ from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.watch import Watch
 from unirun.backends.pipes.worker import Orders
 from unirun.backends.processes import BrokenProcessPool, died_early
-from unirun.refusal import Failure, Refused, failure, is_refusal, refused_start
+from unirun.refusal import Refused, failure, is_refusal, refused_start
 
 __all__ = ["Manager"]
 
@@ -47,8 +48,6 @@ class Manager:
     """
 
     def __init__(self, workers: int, context: Any, orders: Orders, terms: Terms, bell: Bell) -> None:
-        #: Why fewer workers than asked for could be started, or None.
-        self.short: Failure | None = None
         #: The executor. When nobody holds it any more the workers end, after what was submitted. Kept here, where it
         #: outlives the executor, or it would not call. It may do so in any thread, also in one that holds a lock of
         #: the pool's: it only rings.
@@ -78,6 +77,7 @@ class Manager:
         self._kill_at: float | None = None
         # Only the manager thread's, or before it starts the opening one's:
         self._failed_starts = 0
+        self._hired: list[Handle] = []  # a worker that was started and is not among the others yet
         self._watched: dict[int, Handle] = {}
         self._buffers = Buffers()
         self._thread: threading.Thread | None = None
@@ -120,7 +120,7 @@ class Manager:
             self.shutdown(cancel=True, final=True)
             self._thread.join()
             return
-        for worker in self.dispatch.workers:
+        for worker in {*self.dispatch.workers, *self._hired}:
             worker.kill()
             worker.bury()
         self.dispatch.workers.clear()
@@ -131,15 +131,16 @@ class Manager:
         """Start some workers; fewer are as good, unless there is none."""
         for _ in range(count):
             try:
-                worker = Handle(self._context, self._orders, self._buffers)
+                # One step, between whose parts no Ctrl-C can come: a worker that was started is known.
+                self._hired.extend(starmap(Handle, ((self._context, self._orders, self._buffers),)))
             except Exception as error:
                 if not is_refusal("start", error):
                     raise
                 if not self.dispatch.workers:
                     raise refused_start(error, self._context) from None
-                self.short = failure("pipes", "start", error)
-                self.dispatch.short = True
+                self.dispatch.short = failure("pipes", "start", error)
                 return
+            (worker,) = self._hired
             self.processes[worker.pid] = worker.process
             if exits.ending():  # multiprocessing would wait for it while a daemon thread has it; it ends with us
                 exits.unlist([worker.process])
@@ -147,6 +148,7 @@ class Manager:
             self._watch.add(worker.fd)
             with self.dispatch.lock:
                 self.dispatch.workers.append(worker)
+            self._hired.clear()
 
     # From any thread.
 
@@ -290,11 +292,12 @@ class Manager:
     def _act(self, worker: Handle, message: protocol.Frame) -> None:
         kind = message.kind
         if kind in (protocol.RESULT, protocol.ERROR):
+            known = worker.opened.pop(message.serial, None)
             task = self.dispatch.answered(worker, message.serial, message.seconds)
             if not worker.tasks and self.dispatch.queue:
                 self.dispatch.feed_all()  # rather than let it wait until its answer is unpickled
             if task is not None:
-                answers.answer(task.future, message)
+                answers.answer(task.future, message, known)
         elif kind == protocol.DROPPED:
             self.dispatch.dropped(worker, message.serial)
         elif kind == protocol.READY:
@@ -344,8 +347,7 @@ class Manager:
             if self._failed_starts >= _FAILED_STARTS and self._thread is not None:
                 if not self.dispatch.workers:
                     self._break(f"workers end before they are ready: {worker}{tail}")
-                self.short = failure("pipes", "bootstrap", error)
-                self.dispatch.short = True
+                self.dispatch.short = failure("pipes", "bootstrap", error)
         elif not initialized:
             self._break(f"the initializer ended its worker: {worker}{tail}")
         elif self._terms.on_crash == "raise" and not self._final and (running or worker.failed):

@@ -11,12 +11,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from unirun.backends.chunks import ChunkingExecutor
-from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
+from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
@@ -71,7 +71,7 @@ class PipePool(ChunkingExecutor):
     @property
     def short(self) -> Failure | None:
         """Why fewer workers than asked for could be started, or ``None``."""
-        return self._manager.short
+        return self._manager.dispatch.short
 
     @property
     def processes(self) -> dict[int, Any]:

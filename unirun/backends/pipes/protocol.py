@@ -23,6 +23,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from unirun.pickling import NUMBERS, TEXTS
 from unirun.pickling import pickler as pool_pickler
 
 __all__ = [
@@ -67,8 +68,6 @@ _MAGIC: Final = 0xD15C
 _HEADER: Final = struct.Struct("<HHIQdQ")
 #: Buffers from this size on travel beside the pickle. Below it the copy is cheaper than a memory area of its own.
 _OUT_OF_BAND: Final = 1 << 16
-_NUMBERS: Final = frozenset({int, float, bool, type(None)})
-_TEXTS: Final = frozenset({str, bytes})
 #: As many in one frame; the list of their lengths has to fit into a reader's room.
 _MOST_BUFFERS: Final = 1024
 #: What a reader asks for at once.
@@ -123,7 +122,7 @@ _PICKLER: Final = pool_pickler()
 def is_simple(value: object) -> bool:
     """Tell whether every pickler makes the same of a value, so that the quickest will do: a number, or a short text."""
     kind = type(value)
-    return kind in _NUMBERS or (kind in _TEXTS and len(value) < _OUT_OF_BAND)  # type: ignore[arg-type]
+    return kind in NUMBERS or (kind in TEXTS and len(value) < _OUT_OF_BAND)  # type: ignore[arg-type]
 
 
 def dump(value: object, pickler: type[pickle.Pickler] = _PICKLER) -> tuple[list[bytes], list[memoryview]]:
@@ -229,11 +228,6 @@ class Reader:
         self._places: list[Placed | None] = []  # of its buffers; None for those that are among the parts
         self._part = 0  # the one that is being filled,
         self._filled = 0  # so far
-
-    @property
-    def torn(self) -> bool:
-        """Whether the bytes so far end in the middle of a frame."""
-        return self._header is not None or self._start != self._end
 
     def room(self) -> memoryview:
         """Return memory for the next bytes. What earlier frames carry as a view is not valid any more."""

@@ -24,8 +24,8 @@ from typing import Any, Final
 
 from unirun import clock
 from unirun.backends.chunks import ChunkingExecutor
-from unirun.backends.pipes.arena import Memo
 from unirun.backends.pipes.exits import ending, unlist
+from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pool import Pending, PipePool
 from unirun.fresh import Birth
 from unirun.refusal import Failure, Refused
@@ -175,6 +175,7 @@ class Loan(ChunkingExecutor):
         self._clearings = clearings
         #: The tasks that are not done: a view that follows what happens, empty after the end.
         self.pending: Pending = pool.pending
+        self._processes = pool.processes  # the next borrower's pool has a table of its own
         # Guards the next three, and the pool against words of a borrower that it does not have any more. Reentrant: a
         # signal handler may submit, or shut down.
         self._lock = threading.RLock()
@@ -194,7 +195,7 @@ class Loan(ChunkingExecutor):
     @property
     def processes(self) -> dict[int, Any]:
         """The worker processes that live, by their ids: a table that follows what happens, empty after the end."""
-        return self._pool.processes
+        return self._processes
 
     @property
     def broken(self) -> str | None:

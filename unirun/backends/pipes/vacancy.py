@@ -16,7 +16,7 @@ class Vacancy:
 
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
-        # One entry at most, as a pool has one user. A list, whose `pop` only one thread can do.
+        # Of one user, who may ask again. A list, whose `pop` only one thread can do.
         self._asked: list[Callable[[], None]] = []
         self._ended = False
 

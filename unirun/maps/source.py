@@ -1,0 +1,62 @@
+"""Source: the iterables of a map, from which items are taken in order, whoever takes them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Final
+
+__all__ = ["Source", "inert"]
+
+_SEQUENCES: Final = frozenset({list, tuple, range})  # a slice of which is one too, and quick
+
+
+def inert(iterables: Iterable[Any]) -> bool:
+    """Tell whether no code of the program's runs when items are taken."""
+    return all(type(each) in _SEQUENCES for each in iterables)
+
+
+class Source:
+    """What is left of the iterables of a map.
+
+    Args:
+        iterables: Those given to ``map``.
+    """
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
+        #: Each item is a tuple of arguments.
+        self.spread: bool = len(iterables) != 1
+        #: It has an end, surely.
+        self.finite: bool = all(hasattr(each, "__len__") for each in iterables)
+        self._items: Iterator[Any] = zip(*iterables, strict=False) if self.spread else iter(iterables[0])
+        first: Any = None if self.spread else iterables[0]
+        self._whole: Sequence[Any] | None = first[:] if type(first) in _SEQUENCES else None
+        self._ended = False
+        # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
+        # Reentrant: an iterable may shut the pool down.
+        self._taking = threading.RLock()
+
+    def take(self, count: int | None, add: Callable[[Sequence[Any]], object]) -> bool:
+        """Take so many items, or all, and add them; return whether there are no more.
+
+        Raises:
+            Exception: What the iterables raise. What was taken before is added.
+        """
+        with self._taking:
+            whole, self._whole = self._whole, None
+            if whole is not None and count is None:
+                self._ended = True
+                add(whole)
+            elif not self._ended:
+                items: list[Any] = []
+                try:
+                    for item in itertools.islice(self._items, count):  # not `list`, which would lose them if one raises
+                        items.append(item)  # noqa: PERF402
+                finally:
+                    add(items)
+                self._ended = count is None or len(items) < count
+            return self._ended
