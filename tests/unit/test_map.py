@@ -54,6 +54,10 @@ def nap_long(number: int) -> int:
     return number
 
 
+def large_at_last(number: int) -> bytes:
+    return bytes(1 << 18 if number >= 100 else 0)
+
+
 def first(buffer: Large) -> int:
     return int(buffer.data[0])
 
@@ -706,3 +710,17 @@ def test_the_array_of_a_function_is_sent_once(source: Any, monkeypatch: pytest.M
         assert list(unirun.map(executor, partial(first_of, Large(bytearray(400_000))), source(range(30)))) == [0] * 30
     assert filled == [400_000] * len(filled)
     assert len(filled) == 1
+
+
+def test_results_for_which_there_is_no_room_are_sent_at_the_end() -> None:
+    """Large ones make less room than there was when items were taken."""
+    with Run(flavor="processes", max_workers=1) as executor:
+        results = unirun.map(executor, large_at_last, iter(range(300)))
+        (batches,) = executor._unirun_maps  # type: ignore[union-attr]
+        sizes = [len(next(results))]
+        while not batches._read:
+            sizes.append(len(next(results)))
+        until(lambda: batches._room() <= 32, "large results")
+        assert batches._unsent
+    sizes.extend(map(len, results))
+    assert sizes == [0] * 100 + [1 << 18] * 200

@@ -135,14 +135,14 @@ class Batches:
     def complete(self) -> None:
         """Take all that is left. Iterables that may have no end are not read on."""
         self._pump()
-        if self._source.finite:
-            self._window = None
+        if self._source.finite or self._read:
+            self._window = None  # and no room for results bounds what is sent
             try:
                 self._take_all()
             except Exception as error:  # raised in its place, after the results before it
                 self._failed, self._read = error, True
                 self._pump()
-        elif not self._read:
+        else:
             self._stop(RuntimeError("the executor was shut down before map() had read its iterable to the end"))
         self._settle()
 
