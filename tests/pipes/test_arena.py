@@ -146,6 +146,14 @@ def test_a_bare_buffer_may_be_returned(pool: PipePool) -> None:
     assert bytes(pool.submit(jobs.same, pickle.PickleBuffer(bytearray(data))).result(PATIENCE)) == data
 
 
+@pytest.mark.parametrize("size", [1000, SMALLEST // 2, 4 * SMALLEST])
+def test_bytes_are_bytes(single: PipePool, size: int) -> None:
+    """Also where they are pickled as a buffer, whose memory would have another type."""
+    result = single.submit(jobs.same, pickle.PickleBuffer(b"x" * size)).result(PATIENCE)
+    assert type(result) is bytes
+    assert result == b"x" * size
+
+
 def test_a_change_between_two_submits_is_seen(single: PipePool) -> None:
     """Only within one map are objects taken for the same."""
     value = Large(bytearray(SMALLEST))

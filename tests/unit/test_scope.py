@@ -39,6 +39,17 @@ ALL_FLAVORS = ["auto", "processes", "threads", "none"]
 PATIENCE = 30.0
 
 
+class Two(Exception):
+    """Made of two values, of which it passes on one."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+def fail_with_two(number: int) -> None:
+    raise Two(500, "the database is down")
+
+
 @pytest.mark.parametrize("flavor", ALL_FLAVORS)
 def test_a_scope_gives_an_executor_and_closes_it(flavor: Any, tmp_path: Path) -> None:
     with Run(flavor=flavor, max_workers=2, name="mine") as executor:
@@ -492,3 +503,18 @@ def test_a_buffer_over_an_executor_of_ones_own() -> None:
         for chunksize in (1, 2):
             options: dict[str, Any] = {"chunksize": chunksize, "buffersize": 2}
             assert list(executor.map(square, range(5), **options)) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("rung", ["pipes", "threads", "inline"])
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_the_traceback_of_an_exception_that_cannot_be_unpickled(rung: Any, way: str) -> None:
+    """Its class wants more than it passes on, as many do: what it said in the worker must not be lost."""
+    config = RuntimeConfig(ladder=(rung,), downgrade="silent", start_method="fork")
+    with Run(flavor="processes", max_workers=1, config=config) as executor:
+        submitted, results = executor.submit(fail_with_two, 1), executor.map(fail_with_two, range(3))
+        result = submitted.result if way == "submit" else results.__next__
+        with pytest.raises(BrokenProcessPool, match="the exception could not be unpickled: TypeError") as caught:
+            result()
+        assert "Two: 500: the database is down" in str(caught.value.__cause__)
+        assert executor.submit(square, 3).result(PATIENCE) == 9

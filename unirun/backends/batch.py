@@ -13,12 +13,11 @@ import itertools
 import pickle
 import sys
 import threading
-import traceback
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from unirun import clock
-from unirun.backends.lowered import remote_traceback
+from unirun.backends.raised import pack, unpack
 from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
 
 TYPE_CHECKING = False
@@ -150,7 +149,8 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
             if interrupted and _in_the_program():
                 raise
             dump = None  # the handler of a signal may have come in the middle of it
-            others[len(results)] = packed = _pack_error(error)
+            below = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this frame
+            others[len(results)] = packed = dumps((None, *pack(error.with_traceback(below or error.__traceback__))))
             size += len(packed)
             results.append(None)
             now = look()
@@ -186,16 +186,15 @@ def load(packed: bytes) -> Any:
         BaseException: What the item raised.
         BrokenProcessPool: What it returned or raised cannot be unpickled.
     """
-    try:
-        value, error, text = pickle.loads(packed)
-        if error is not None:
-            error.__cause__ = remote_traceback(text)
-    except BaseException as unloadable:
-        from unirun.backends.processes import BrokenProcessPool
+    from unirun.backends.processes import BrokenProcessPool
 
+    try:
+        value, raised, text = pickle.loads(packed)
+    except BaseException as unloadable:
         raise BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}") from unloadable
-    if error is None:
+    if raised is None:
         return value
+    error = unpack(raised, text, BrokenProcessPool)
     try:
         raise error
     finally:
@@ -220,22 +219,3 @@ def _caller(fn: Any, spread: bool, pickled: bool) -> Callable[[Any], Any]:
     if pickled:
         return (lambda item: fn(*loads(item))) if spread else lambda item: fn(loads(item))
     return (lambda item: fn(*item)) if spread else fn
-
-
-def _pack_error(error: BaseException) -> bytes:
-    text = _traceback(error)
-    try:
-        return dumps((None, error.with_traceback(None), text))
-    except BaseException as unpicklable:
-        text = _traceback(unpicklable)
-        try:
-            return dumps((None, unpicklable.with_traceback(None), text))
-        except BaseException:
-            plain = RuntimeError(f"a {type(error).__qualname__} that cannot be pickled, nor what pickling it raises")
-            return dumps((None, plain, text))
-
-
-def _traceback(error: BaseException) -> str:
-    """Return the traceback as text, without the frame of this module."""
-    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    return "".join(traceback.format_exception(type(error), error, below or error.__traceback__))

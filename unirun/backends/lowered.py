@@ -16,12 +16,12 @@ Does not promise:
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import traceback
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 
+from unirun.backends.raised import pack, remote_traceback, unpack
 from unirun.pickling import cannot, dumps, dumps_by
 from unirun.values import Value
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import BrokenExecutor, Future
     from typing import Any, Final
 
-__all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main", "remote_traceback"]
+__all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main"]
 
 #: The stdlib's pools report a failed initializer here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -140,16 +140,8 @@ class LoweredState:
         return self._load(result, "the result")
 
     def _copy_error(self, error: BaseException) -> BaseException:
-        text = "".join(traceback.format_exception(error))
-        try:
-            pickled = dumps(error.with_traceback(None))
-        except BaseException as unpicklable:
-            text = "".join(traceback.format_exception(unpicklable))
-            copied: BaseException = unpicklable.with_traceback(None)
-        else:
-            copied = self._load(pickled, "the exception")
-        copied.__cause__ = remote_traceback(text)
-        return copied
+        # Not a KeyboardInterrupt: it is the user's own, where the task runs inline.
+        return unpack(*pack(error), self.semantics.broken, (Exception, SystemExit, GeneratorExit))
 
     def _load(self, pickled: bytes, what: str) -> Any:
         """Unpickle; a failure is what ends a worker process or its pool, so it is the pool's error."""
@@ -235,27 +227,6 @@ def mentions_main(*values: object) -> bool:
             if getattr(value, "__module__", None) == "__main__":
                 return True
     return False
-
-
-def remote_traceback(text: str) -> Exception:
-    """Return the traceback of an exception that was copied, as text: to be the cause of the copy.
-
-    Of the stdlib's own class, which a program may ask for, where its module is loaded.
-    """
-    module = sys.modules.get("concurrent.futures.process")
-    kind: type[Exception] = getattr(module, "_RemoteTraceback", RemoteTraceback)
-    return kind(f'\n"""\n{text}"""')
-
-
-class RemoteTraceback(Exception):
-    """What ``concurrent.futures.process`` calls so, where that is not loaded."""
-
-    def __init__(self, tb: str) -> None:
-        super().__init__(tb)
-        self.tb = tb
-
-    def __str__(self) -> str:
-        return self.tb
 
 
 _initializing: set[int] = set()  # the threads that run an initializer now

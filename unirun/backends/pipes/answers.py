@@ -6,9 +6,9 @@ import logging
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
-from unirun.backends.lowered import remote_traceback
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
+from unirun.backends.raised import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,19 +30,15 @@ def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any,
     Raises:
         BaseException: What unpickling raises, if it is not of that kind.
     """
-    failed = message.kind == protocol.ERROR
+    if message.kind == protocol.ERROR:
+        raised, text = protocol.load(message)
+        return None, unpack(raised, text, BrokenProcessPool, expected)
     try:
-        value = protocol.load(message)
-        if failed:
-            error, raised = value
-            error.__cause__ = remote_traceback(raised)
-            return None, error
+        return protocol.load(message), None
     except expected as unloadable:
-        what = "exception" if failed else "result"
-        broken = BrokenProcessPool(f"the {what} could not be unpickled: {unloadable!r}")
+        broken = BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}")
         broken.__cause__ = unloadable
         return None, broken
-    return value, None
 
 
 def answer(future: PipeFuture, message: protocol.Frame, known: tuple[Any, BaseException | None] | None) -> None:

@@ -6,11 +6,11 @@ import traceback
 from collections.abc import Iterable
 from concurrent.futures import InvalidStateError
 
-from unirun.backends.lowered import remote_traceback
 from unirun.backends.pipes.answers import resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.by_value import Parts, dump_call
 from unirun.backends.pipes.handle import Task
+from unirun.backends.raised import remote_traceback
 
 __all__ = ["Packer"]
 

@@ -149,8 +149,8 @@ def dump(value: object, pickler: type[pickle.Pickler] = _PICKLER) -> tuple[list[
             view = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if view.nbytes < _OUT_OF_BAND or len(buffers) == _MOST_BUFFERS:
-            return True
+        if view.nbytes < _OUT_OF_BAND or len(buffers) == _MOST_BUFFERS or type(view.obj) is bytes:
+            return True  # of bytes, as whoever unpickles it may want just these, which no other memory can be
         buffers.append(view)
         return False
 

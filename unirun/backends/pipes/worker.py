@@ -27,6 +27,7 @@ from unirun import clock, pickling
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
 from unirun.backends.pipes.by_value import by_value
+from unirun.backends.raised import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -341,24 +342,16 @@ def _dump(value: object) -> tuple[list[bytes], list[memoryview]]:
 
 
 def _answer_error(error: BaseException) -> tuple[int, tuple[list[bytes], list[memoryview]]]:
-    text = "".join(traceback.format_exception(error))
-    try:
-        return protocol.ERROR, _dump((error.with_traceback(None), text))
-    except BaseException as unpicklable:
-        text = "".join(traceback.format_exception(unpicklable))
-        try:
-            return protocol.ERROR, protocol.dump((unpicklable.with_traceback(None), text))
-        except BaseException:
-            plain = RuntimeError(f"a {type(error).__qualname__} that cannot be pickled, nor what pickling it raises")
-            return protocol.ERROR, protocol.dump((plain, text))
+    return protocol.ERROR, protocol.dump(pack(error))
 
 
 def _answer_unloadable(error: BaseException) -> tuple[int, tuple[list[bytes], list[memoryview]]]:
     """The task could not be unpickled, so it did not begin: what ends a worker of the stdlib's pool, and that pool."""
     from unirun.backends.processes import BrokenProcessPool
 
+    broken = BrokenProcessPool(f"the task could not be unpickled: {error!r}")
     text = "".join(traceback.format_exception(error))
-    return protocol.ERROR, protocol.dump((BrokenProcessPool(f"the task could not be unpickled: {error!r}"), text))
+    return protocol.ERROR, protocol.dump((pickling.dumps(broken), text))
 
 
 def _die_with_parent() -> None:
