@@ -1,6 +1,7 @@
 """What programs do to a pool over pipes, or to the process around it: signals, forks, children, what they print."""
 
 import gc
+import io
 import linecache
 import logging
 import multiprocessing
@@ -27,6 +28,7 @@ from tests.pipes import jobs
 from tests.pipes.pools import opened
 from unirun.backends.pipes import ear, forks
 from unirun.backends.pipes.handle import Handle
+from unirun.backends.pipes.lastwords import Watched
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.pool import PipePool
@@ -519,3 +521,24 @@ def test_the_collector_finds_a_pool_while_another_one_makes_its_pipes(monkeypatc
         assert not maker.is_alive()
     finally:
         gc.enable()
+
+
+def test_a_flood_on_standard_error_does_not_wake_the_parent_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Last words are told at once, and of a flood its newest words, now and then."""
+    now = 0.0
+    told: list[str] = []
+    monkeypatch.setattr("unirun.clock.now", lambda: now)
+    stream = io.StringIO()
+    watched = Watched(stream, told.append)
+    for number in range(1000):
+        watched.write(f"{number}\n")
+    assert told == [f"{number}\n" for number in range(1000)]
+    for number in range(1000, 4000):
+        now += 1e-5
+        watched.write(f"{number}\n")
+    assert len(told) <= 1031
+    now += 1
+    watched.write("last words\n")
+    assert told[-1].endswith("3998\n3999\nlast words\n")
+    assert len(told[-1]) <= 2048
+    assert stream.getvalue().count("\n") == 4001

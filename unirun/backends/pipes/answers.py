@@ -30,15 +30,16 @@ def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any,
     Raises:
         BaseException: What unpickling raises, if it is not of that kind.
     """
-    if message.kind == protocol.ERROR:
-        raised, text = protocol.load(message)
-        return None, unpack(raised, text, BrokenProcessPool, expected)
     try:
-        return protocol.load(message), None
+        value = protocol.load(message)
     except expected as unloadable:
         broken = BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}")
         broken.__cause__ = unloadable
         return None, broken
+    if message.kind != protocol.ERROR:
+        return value, None
+    raised, text = value
+    return None, unpack(raised, text, BrokenProcessPool, expected)
 
 
 def answer(future: PipeFuture, message: protocol.Frame, known: tuple[Any, BaseException | None] | None) -> None:

@@ -21,12 +21,14 @@ import signal
 import sys
 import threading
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from unirun import clock, pickling
 from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.arena import Shared, keep
 from unirun.backends.pipes.by_value import by_value
+from unirun.backends.pipes.lastwords import Watched
 from unirun.backends.raised import pack
 
 if TYPE_CHECKING:
@@ -263,7 +265,7 @@ class _Worker:
         """In a child that a task forks: the pipes are closed there, and their numbers may soon be another file's."""
         self._pipe = self._tokens = -1
         self._lock, self._sending, self._later = threading.RLock(), False, []
-        if isinstance(sys.stderr, _Watched):
+        if isinstance(sys.stderr, Watched):
             sys.stderr = sys.stderr.unwatched()
 
     def interrupt(self, signum: int, frame: Any) -> None:
@@ -282,35 +284,7 @@ class _Worker:
 
     def _watch_stderr(self) -> None:
         if sys.stderr is not None:
-            sys.stderr = _Watched(sys.stderr, self)
-
-
-class _Watched:
-    """Standard error, of which the parent gets a copy: it may explain why this worker dies."""
-
-    def __init__(self, stream: Any, worker: _Worker) -> None:
-        self._stream = stream
-        self._worker = worker
-
-    def write(self, text: str) -> Any:
-        written = self._stream.write(text)
-        if text.strip():
-            self._worker.send_beside(protocol.STDERR, text[-2048:])
-        return written
-
-    def unwatched(self) -> Any:
-        """Return the stream itself."""
-        return self._stream
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __iter__(self) -> Any:
-        return iter(self._stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+            sys.stderr = Watched(sys.stderr, partial(self.send_beside, protocol.STDERR))
 
 
 def _send_logs(worker: _Worker, level: int) -> None:
