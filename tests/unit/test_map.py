@@ -694,6 +694,10 @@ def test_what_changes_between_two_items_is_seen(way: str, size: int) -> None:
         assert all(byte in (number, number - 1) for number, byte in enumerate(seen)), seen
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "memfd_create") or sys.implementation.name != "cpython",
+    reason="buffers go through the pipe here: no memfd, or no CPython",
+)
 @pytest.mark.parametrize("source", [list, iter])
 def test_the_array_of_a_function_is_sent_once(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where items come from a generator."""
