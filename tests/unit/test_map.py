@@ -563,7 +563,7 @@ def test_shut_down_by_another_thread_while_items_are_taken(
 
 def test_shut_down_by_another_thread_at_the_call() -> None:
     """At any moment of it."""
-    dice, before = random.Random(5), sys.getswitchinterval()
+    dice, before, done = random.Random(5), sys.getswitchinterval(), 0
     sys.setswitchinterval(1e-6)
     try:
         end = time.monotonic() + 3
@@ -588,9 +588,11 @@ def test_shut_down_by_another_thread_at_the_call() -> None:
                     pass
                 else:
                     assert results == [n * n for n in range(30)]
+                    done += 1
                 ender.join(PATIENCE)
     finally:
         sys.setswitchinterval(before)
+    assert done, "the pool was always shut down before the call"
 
 
 @pytest.mark.parametrize("kind", [bytes, str, bytearray])

@@ -64,6 +64,7 @@ class Batches:
         self._source = Source(iterables)
         self._parcels = Parcels(fn, self._source.spread)
         self._workers, self._ahead, self._size, self._window = workers, AHEAD * workers, size, window
+        self._lazy = window is not None  # and what the iterables raise is raised where results are asked for
         self._end = None if timeout is None else clock.now() + timeout
         self._ended, self._soon = ended, soon
         self.present: Callable[[], bool] = exits.presence()
@@ -137,11 +138,7 @@ class Batches:
         self._pump()
         if self._source.finite or self._read:
             self._window = None  # and no room for results bounds what is sent
-            try:
-                self._take_all()
-            except Exception as error:  # raised in its place, after the results before it
-                self._failed, self._read = error, True
-                self._pump()
+            self._take_all()
         else:
             self._stop(RuntimeError("the executor was shut down before map() had read its iterable to the end"))
         self._settle()
@@ -211,16 +208,16 @@ class Batches:
                 count = min(size, self._room() - (self._taken - self._next), self._ahead * size - len(self._unsent))
             if count <= 0:
                 return
-            try:
-                self._take(count)
-            except Exception as error:  # raised in its place, after the results before it
-                self._failed, self._read = error, True
+            self._take(count)
             self._pump()
         self._settle()
 
     def _take(self, count: int | None) -> None:
-        if self._source.take(count, self._add):
+        if self._source.take(count, self._add, self._fail if self._lazy else None):
             self._read = True
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = error  # raised in its place, after the results before it
 
     def _add(self, items: Sequence[Any]) -> None:
         with self._changed:

@@ -40,11 +40,21 @@ class Source:
         # Reentrant: an iterable may shut the pool down.
         self._taking = threading.RLock()
 
-    def take(self, count: int | None, add: Callable[[Sequence[Any]], object]) -> bool:
+    def take(
+        self,
+        count: int | None,
+        add: Callable[[Sequence[Any]], object],
+        failed: Callable[[Exception], object] | None,
+    ) -> bool:
         """Take so many items, or all, and add them; return whether there are no more.
 
+        Args:
+            count: How many; ``None`` for all.
+            add: Gets what was taken, also where the iterables fail then.
+            failed: Gets the error of the iterables, which ends them.
+
         Raises:
-            Exception: What the iterables raise. What was taken before is added.
+            Exception: What the iterables raise, without ``failed``.
         """
         with self._taking:
             whole, self._whole = self._whole, None
@@ -56,6 +66,10 @@ class Source:
                 try:
                     for item in itertools.islice(self._items, count):  # not `list`, which would lose them if one raises
                         items.append(item)  # noqa: PERF402
+                except Exception as error:
+                    if failed is None:
+                        raise
+                    failed(error)  # before anybody else can take this for the end
                 finally:
                     add(items)
                 self._ended = count is None or len(items) < count
