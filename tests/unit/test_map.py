@@ -30,6 +30,7 @@ from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes.arena import Arena
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
+from unirun.maps.source import Source as Taken
 
 pytestmark = FORKING
 POOL = ThreadPoolExecutor(1)
@@ -558,6 +559,27 @@ def test_shut_down_by_another_thread_while_items_are_taken(
         ender.start()
         items = [0, 1, 2, 3, 4, 5]
         assert list(unirun.map(executor, nap_long, source(items))) == items
+        ender.join(PATIENCE)
+
+
+def test_shut_down_by_another_thread_after_the_last_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone finds that there are no more, when the results of all were taken."""
+    take, found = Taken.take, threading.Event()
+
+    def late(source: Taken, *arguments: Any) -> bool:
+        if threading.current_thread() is ender:
+            found.set()
+            time.sleep(0.3)
+        return take(source, *arguments)
+
+    with Run(flavor="processes", max_workers=1, config=RuntimeConfig(ladder=("threads",))) as executor:
+        ender = threading.Thread(target=executor.shutdown)
+        monkeypatch.setattr(Taken, "take", late)
+        results = unirun.map(executor, square, [3], buffersize=1)
+        assert next(results) == 9
+        ender.start()
+        assert found.wait(PATIENCE)
+        assert list(results) == []
         ender.join(PATIENCE)
 
 

@@ -77,7 +77,8 @@ class Batches:
         self._open: set[Batch] = set()  # those of which nothing was heard
         self._taken = self._next = 0  # items that were taken from the iterables; the place of the next result
         self._read = self._short = False  # nothing more will be taken; although there may be more
-        self._flushing = self._closed = self._broken = False  # the last: the executor is, or a worker was
+        self._flushing: list[None] = []  # one for each thread that waits until what was taken is sent
+        self._closed = self._broken = False  # the last: the executor is, or a worker was
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
@@ -123,15 +124,16 @@ class Batches:
 
     def flush(self) -> None:
         """Send what was taken, now: what is submitted next comes after it."""
-        while True:
-            self._flushing = True
-            self._pump()
-            with self._changed:
-                if not self._unsent or self._closed or self._sender == threading.get_ident():
-                    self._flushing = False
-                    return
-                if self._sender is not None:
-                    self._changed.wait()
+        self._flushing.append(None)
+        try:
+            while True:
+                self._pump()
+                with self._changed:
+                    if not self._unsent or self._closed or self._sender == threading.get_ident():
+                        return
+                    self._changed.wait_for(lambda: self._sender is None)
+        finally:
+            self._flushing.pop()
 
     def complete(self) -> None:
         """Take all that is left. Iterables that may have no end are not read on."""
@@ -189,14 +191,12 @@ class Batches:
     # Taking items, in the thread of whoever asks for results.
 
     def _take_all(self) -> None:
-        if self._source.finite and not self._read:
-            self._take(None)
-        count = 1
+        count = None if self._source.finite else 1
         while not self._read and self._error is None:
             begin = clock.now()
             self._take(count)
             self._pump()
-            count = 2 * count if clock.now() - begin < LOOK else 1
+            count = 2 * count if count and clock.now() - begin < LOOK else 1
         self._pump()
 
     def _take_some(self) -> None:
@@ -214,7 +214,9 @@ class Batches:
 
     def _take(self, count: int | None) -> None:
         if self._source.take(count, self._add, self._fail if self._lazy else None):
-            self._read = True
+            with self._changed:
+                self._read = True
+                self._changed.notify_all()  # who asks for results may be another thread, which has had them all
 
     def _fail(self, error: Exception) -> None:
         self._failed = error  # raised in its place, after the results before it
