@@ -1,5 +1,6 @@
 """Large buffers on their way to a worker: through shared memory, as private copies, and nothing of it stays behind."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -240,13 +241,25 @@ def test_what_is_kept_for_later_is_bounded(single: PipePool) -> None:
     until(lambda: sum(block.size for block in arena(single)._free) <= module._KEPT)
 
 
-def test_nothing_has_a_name(single: PipePool) -> None:
-    """Not in /dev/shm, not in the folder for temporary files."""
-    folders = [Path("/dev/shm"), Path(tempfile.gettempdir())]
-    before = [set(folder.iterdir()) for folder in folders if folder.exists()]
-    future = single.submit(jobs.sleep_with, large(1), 0.1)
-    assert [set(folder.iterdir()) for folder in folders if folder.exists()] == before
-    future.result(PATIENCE)
+def test_nothing_has_a_name() -> None:
+    """Not in /dev/shm, not in the folder for temporary files: nobody has to remove it."""
+    before = named(os.getpid())
+    with open_pipes(1, multiprocessing.get_context("fork")) as pool:
+        worker = pool.submit(os.getpid).result(PATIENCE)
+        future = pool.submit(jobs.sleep_with, large(1), 1)
+        until(lambda: "memfd:" in Path(f"/proc/{worker}/maps").read_text())  # it has its argument
+        assert named(os.getpid()) | named(worker) == before
+        future.result(PATIENCE)
+
+
+def named(process: int) -> set[str]:
+    """Return the files that a process has open or in its memory, and that others could find."""
+    paths = {line.split(maxsplit=5)[-1].strip() for line in Path(f"/proc/{process}/maps").read_text().splitlines()}
+    for descriptor in list(Path(f"/proc/{process}/fd").iterdir()):
+        with contextlib.suppress(OSError):  # it was that of the folder itself
+            paths.add(os.readlink(descriptor))
+    folders = "/dev/shm/", os.path.join(tempfile.gettempdir(), "")
+    return {path for path in paths if path.startswith(folders) and os.path.exists(path)}
 
 
 def test_descriptors_do_not_pile_up(single: PipePool) -> None:
