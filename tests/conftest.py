@@ -42,6 +42,15 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ear, "_HARMLESS", ear._HARMLESS | {signal.getsignal(signal.SIGALRM)})
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c() -> Iterator[None]:
+    """No test leaves it blocked in the main thread, where a worker's start blocks it for a while."""
+    yield
+    if hasattr(signal, "pthread_sigmask"):
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        assert signal.SIGINT not in blocked, "Ctrl-C was left blocked"
+
+
 def semaphores_alive() -> bool:
     """Tell whether a pool that has ended still has its semaphores, in the frames of an exception that a test looked at.
 

@@ -461,8 +461,11 @@ def test_records_of_loggers_that_do_not_propagate(caplog: pytest.LogCaptureFixtu
 
 
 def test_ctrl_c_while_a_worker_is_started() -> None:
-    """Wherever it comes there is no worker that nobody knows: the exit would wait for it for ever."""
-    functions = [Manager._hire.__code__, Handle.__init__.__code__]
+    """Wherever it comes there is no worker that nobody knows: the exit would wait for it for ever.
+
+    Nor is Ctrl-C still kept from the program after that; see `hears_ctrl_c`.
+    """
+    functions = [each.__code__ for each in (Manager._hire, Handle.__init__, Handle._start, forks.start)]
     before = set(multiprocessing.active_children())
     line, lines = 0, 0
     while line <= lines:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-__all__ = ["Lifeline", "close", "close_in_children", "forget", "made", "on_fork", "starting"]
+__all__ = ["Lifeline", "close", "close_in_children", "forget", "made", "on_fork", "start"]
 
 _FREE: Final = nullcontext()
 # Changed by single calls of the set's and the list's methods, which are atomic; read in a child, where there is one
@@ -89,14 +89,13 @@ class Lifeline:
                 os.close(fd)
 
 
-@contextmanager
-def starting(*kept: Any) -> Iterator[None]:
-    """Start a worker in the ``with`` block; if it is by fork, it keeps those ends, and no other child does."""
+def start(how: Callable[[], object], *kept: Any) -> None:
+    """Start a worker by calling ``how``; if that is a fork, it keeps those ends, and no other child does."""
     global _starter
     with _starting:
         before, _starter = _starter, (threading.get_ident(), kept)
         try:
-            yield
+            how()
         finally:
             _starter = before
 

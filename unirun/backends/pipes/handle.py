@@ -16,8 +16,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice, repeat, starmap
 from operator import itemgetter
@@ -117,6 +116,9 @@ class Handle:
         self._lifeline: forks.Lifeline | None = None
         self.process: Any = None
         theirs = None
+        # Restored when the process is started, or by what is raised; not by a context manager, since Ctrl-C, which
+        # other threads hear all the same, may come on the way into its `__exit__`.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             self._pipe, theirs = forks.made(partial(context.Pipe, duplex=True))
             self._ends.append(self._pipe)
@@ -128,24 +130,52 @@ class Handle:
             self.fd: int = self._pipe.fileno()
             _ensure_helpers(context)
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
-            with forks.starting(*kept), _allowed_to_have_children(), _uninterrupted():
-                self.process = context.Process(target=work, args=(theirs, self._tokens, orders), daemon=False)
-                self.process.start()
-            self.pid: int = self.process.pid
-            # What to ask: the program may close the process object at any moment, as soon as the process has ended.
-            self.popen: Any = self.process._popen
+            make = partial(context.Process, target=work, args=(theirs, self._tokens, orders), daemon=False)
+            forks.start(partial(self._start, make), *kept)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._lifeline = forks.Lifeline(self.process)
             forks.close_in_children(self._lifeline)
             forks.close(theirs)
         except BaseException as error:
-            close_leaked_pipes(error)
-            if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
-                kill(self.process)
-                self.process.join()
-            self.close()
-            if theirs is not None:
-                forks.close(theirs)
+            try:
+                close_leaked_pipes(error)
+                if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
+                    kill(self.process)
+                    self.process.join()
+                self.close()
+                if theirs is not None:
+                    forks.close(theirs)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
+
+    def _start(self, make: Callable[[], Any]) -> None:
+        """Make the process and start it, also from a daemonic one: a worker of `multiprocessing.Pool`, or of Celery.
+
+        multiprocessing forbids it because it kills daemonic processes without a word, and their children would be left
+        behind. Ours end when their parent does, however it ends. One thread at a time is in here: see ``forks.start``.
+        Celery's copy of multiprocessing has a class of its own for the key, which can be pickled for its own workers
+        only.
+        """
+        from multiprocessing import process
+
+        settings = process.current_process()._config  # type: ignore[attr-defined]
+        before = {name: settings[name] for name in ("daemon", "authkey") if name in settings}
+        kind: type[bytes] = process.AuthenticationString  # type: ignore[attr-defined]
+        try:
+            if before.get("daemon"):
+                settings["daemon"] = False
+            if type(key := before.get("authkey")) is not kind and isinstance(key, bytes):
+                settings["authkey"] = kind(key)
+            # Until the worker can take Ctrl-C, which is when it unblocks it: it would print a traceback.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self.process = make()
+            self.process.start()
+        finally:
+            settings.update(before)
+        self.pid: int = self.process.pid
+        # What to ask: the program may close the process object at any moment, as soon as the process has ended.
+        self.popen: Any = self.process._popen
 
     @property
     def writing(self) -> bool:
@@ -359,36 +389,3 @@ def _ensure_helpers(context: Any) -> None:
 
         forget_others_server()
         forkserver.ensure_running()
-
-
-@contextmanager
-def _allowed_to_have_children() -> Iterator[None]:
-    """Start a process from a daemonic one, such as a worker of `multiprocessing.Pool`, or of Celery.
-
-    multiprocessing forbids it because it kills daemonic processes without a word, and their children would be left
-    behind. Ours end when their parent does, however it ends. One thread at a time is in here: see ``forks.starting``.
-    Celery's copy of multiprocessing has a class of its own for the key, which can be pickled for its own workers only.
-    """
-    from multiprocessing import process
-
-    settings = process.current_process()._config  # type: ignore[attr-defined]
-    before = {name: settings[name] for name in ("daemon", "authkey") if name in settings}
-    if before.get("daemon"):
-        settings["daemon"] = False
-    kind: type[bytes] = process.AuthenticationString  # type: ignore[attr-defined]
-    if type(key := before.get("authkey")) is not kind and isinstance(key, bytes):
-        settings["authkey"] = kind(key)
-    try:
-        yield
-    finally:
-        settings.update(before)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C from a worker until it can take it, which is when it unblocks SIGINT: it would print a traceback."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
