@@ -465,7 +465,7 @@ def test_ctrl_c_while_a_worker_is_started() -> None:
 
     Nor is Ctrl-C still kept from the program after that; see `hears_ctrl_c`.
     """
-    functions = [each.__code__ for each in (Manager._hire, Handle.__init__, Handle._start, forks.start)]
+    functions = [each.__code__ for each in (Manager._hire, Handle.__init__, Handle._start)]
     before = set(multiprocessing.active_children())
     line, lines = 0, 0
     while line <= lines:

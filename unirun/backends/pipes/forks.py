@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 __all__ = ["Lifeline", "close", "close_in_children", "forget", "made", "on_fork", "start"]
@@ -26,6 +27,7 @@ _callbacks: list[Callable[[], None]] = []
 # Held while ends are made and listed, while they are closed, and by each fork. Taken before any other lock that may be
 # waited for meanwhile. Reentrant, like the next one: a signal handler may come between and fork.
 _making = threading.RLock()
+_forking: list[None] = []  # one for each fork that holds that
 _starting = threading.RLock()  # held while a worker is being started: its own ends are then not to be closed in it
 _starter: tuple[int, tuple[Any, ...]] | None = None  # the thread that starts one, and the ends that the worker keeps
 
@@ -101,7 +103,7 @@ def start(how: Callable[[], object], *kept: Any) -> None:
 
 
 def _in_child() -> None:
-    global _making, _starting, _starter
+    global _starting, _starter
     kept = _starter[1] if _starter is not None and _starter[0] == threading.get_ident() else ()
     for end in _listed.difference(kept):
         try:
@@ -109,18 +111,26 @@ def _in_child() -> None:
         except OSError:
             pass  # another thread of the parent's was closing it at that moment
     _listed.clear()
-    _making, _starting, _starter = threading.RLock(), threading.RLock(), None
+    _let_go()
+    _starting, _starter = threading.RLock(), None
     for callback in _callbacks:
         callback()
     _callbacks.clear()
 
 
-def _in_parent() -> None:
-    try:
-        _making.release()
-    except RuntimeError:
-        pass  # this module was imported in the midst of this fork, which has not taken it
+def _let_go() -> None:
+    """Undo what the fork did to the lock; in the child it is held by the one thread that is left."""
+    if _forking:
+        try:
+            _forking.pop()
+        finally:  # also if Ctrl-C comes between
+            _making.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=lambda: _making.acquire(), after_in_parent=_in_parent, after_in_child=_in_child)
+    # This module may be imported in the midst of a fork: what is to be done after one is there before the other part.
+    # And twice, since Ctrl-C may come at the begin of any function in Python, which then does nothing.
+    os.register_at_fork(after_in_parent=_let_go, after_in_child=_in_child)
+    os.register_at_fork(after_in_parent=_let_go)
+    os.register_at_fork(before=partial(_forking.append, None))  # called after the next one
+    os.register_at_fork(before=_making.acquire)

@@ -81,6 +81,7 @@ class Manager:
         self._watched: dict[int, Handle] = {}
         self._buffers = Buffers()
         self._thread: threading.Thread | None = None
+        self._owned = threading.Lock()  # taken for good by who has the workers: the thread, or who gives up its start
 
     # In the thread that opens the pool.
 
@@ -116,7 +117,7 @@ class Manager:
 
     def give_up(self) -> None:
         """End what was started; nothing was submitted."""
-        if self._thread is not None and self._thread.is_alive():  # Ctrl-C came just after its start
+        if self._thread is not None and not self._owned.acquire(blocking=False):
             self.shutdown(cancel=True, final=True)
             self._thread.join()
             return
@@ -195,6 +196,8 @@ class Manager:
     # The manager thread.
 
     def _run(self) -> None:
+        if not self._owned.acquire(blocking=False):
+            return
         try:
             while not self._finished():
                 self._turn()
@@ -250,9 +253,7 @@ class Manager:
         if self._terms.task_timeout is not None:
             timed = [each for each in self.dispatch.workers if each.tasks and not each.timed_out]
             due += [each.since + self._terms.task_timeout for each in timed]
-        for memory in (self._arena, self._buffers):
-            if memory is not None and memory.due is not None:
-                due.append(memory.due)
+        due += [each.due for each in (self._arena, self._buffers) if each is not None and each.due is not None]
         return min(due) - clock.now() if due else math.inf
 
     def _check_time(self) -> None:

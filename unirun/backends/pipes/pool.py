@@ -197,6 +197,7 @@ def open_pipes(
         raise Refused("import" if isinstance(error, ImportError) else "construct", error) from None
     orders = Orders(terms.log_level, User(initializer, initargs), initializer is not None, by_value=terms.by_value)
     manager = Manager(workers, context, orders, terms, bell)
+    pool = PipePool(manager, bell)  # before it starts: what nobody holds, as after Ctrl-C, ends
     try:
         manager.start()
     except BaseException as error:
@@ -206,4 +207,4 @@ def open_pipes(
         if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal(stage, error):
             raise Refused(stage, error) from None
         raise
-    return PipePool(manager, bell)
+    return pool
