@@ -55,7 +55,8 @@ class _Lease:
 
 
 # Guards _leases, _resets, the counts in them and _reaper; notified when the reaper has to look again.
-_changed = threading.Condition()
+_lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
+_changed = threading.Condition(_lock)
 _leases: dict[_Key, _Lease] = {}
 _resets = 0
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
@@ -94,10 +95,11 @@ def _submit(
 ) -> Future[Any]:
     while True:
         key, entry = _take(flavor, origin, site, config)
+        lease = [entry]
         try:
             future = entry.pool.submit(fn, *args, **kwargs)
         except BaseException as error:
-            _give_back(entry)
+            _give_back(lease)
             if not isinstance(error, BrokenExecutor if not entry.pool._unirun_closed else Exception):
                 if isinstance(error, DowngradeError):  # what it was refused may be granted to the next one
                     _drop(key, entry)
@@ -106,9 +108,13 @@ def _submit(
             # one.
             _drop(key, entry)
             continue
-        with _changed:
-            entry.futures.add(future)
-        future.add_done_callback(partial(_give_back, entry))
+        try:
+            with _lock:
+                entry.futures.add(future)
+            future.add_done_callback(partial(_give_back, lease))
+        except BaseException:  # Ctrl-C, after which the pool must not be in use for ever
+            future.add_done_callback(partial(_give_back, lease))
+            raise
         return future
 
 
@@ -117,7 +123,7 @@ def find(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
 
     For questions about it. It may be ended at any time by whoever has leased it: tasks go through ``submit``.
     """
-    with _changed:
+    with _lock:
         return _find(flavor, origin, site, settings.resolve())[1].pool
 
 
@@ -134,7 +140,7 @@ def start(flavor: str, origin: str, site: Site | None, task: Callable[[], Any]) 
         A future that is done when the pool is up, or could not be started: then ``submit`` says why. ``None`` where
         there is nothing to wait for.
     """
-    with _changed:
+    with _lock:
         _, entry = _find(flavor, origin, site, settings.resolve())
         if not starts_slowly(entry.pool):
             return None
@@ -150,7 +156,7 @@ def reset() -> None:
     between two tests, and for a program whose host has changed under it.
     """
     global _resets
-    with _changed:
+    with _lock:
         _resets += 1
         entries = list(_leases.values())
         _leases.clear()
@@ -174,7 +180,7 @@ def cached() -> int:
 
 
 def _take(flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig) -> tuple[_Key, _Lease]:
-    with _changed:
+    with _lock:
         key, entry = _find(flavor, origin, site, config)
         entry.users += 1
         return key, entry
@@ -207,8 +213,12 @@ def _is_stale(entry: _Lease) -> bool:
     return entry.birth.is_over()
 
 
-def _give_back(entry: _Lease, future: Future[Any] | None = None) -> None:
-    with _changed:
+def _give_back(lease: list[_Lease], future: Future[Any] | None = None) -> None:
+    """End what ``_take`` began; once, however often it is called."""
+    with _lock:
+        if not lease:
+            return
+        entry = lease.pop()
         entry.users -= 1
         if future is not None:
             entry.futures.discard(future)
@@ -219,7 +229,7 @@ def _give_back(entry: _Lease, future: Future[Any] | None = None) -> None:
 
 def _drop(key: _Key, entry: _Lease) -> None:
     """Forget a broken pool, unless another thread did already."""
-    with _changed:
+    with _lock:
         if _leases.get(key) is entry:
             del _leases[key]
     entry.pool.shutdown(wait=False)
@@ -241,7 +251,7 @@ def _reap() -> None:
     global _reaper
     while True:
         ended: list[_Lease] = []
-        with _changed:
+        with _lock:
             now = clock.now()
             for key, entry in list(_leases.items()):
                 if entry.users == 0 and now - entry.idle_since >= IDLE_SECONDS:
@@ -257,10 +267,11 @@ def _reap() -> None:
 
 
 def _forget_in_child() -> None:
-    global _changed, _leases, _reaper
+    global _lock, _changed, _leases, _reaper
     # Kept alive for good: collecting a pool would write into the pipes that its parent reads.
     _inherited.append(_leases)
-    _changed, _leases, _reaper = threading.Condition(), {}, None
+    _lock = threading.RLock()
+    _changed, _leases, _reaper = threading.Condition(_lock), {}, None
 
 
 _inherited: list[dict[_Key, _Lease]] = []

@@ -148,8 +148,10 @@ class Borrowed(ChunkingExecutor):
     def __init__(self, executor: Executor, flavor: str, name: str | None, site: Site | None) -> None:
         self._executor = executor
         # Guards all below; notified when nothing is pending. Not `concurrent.futures.wait`: it never ends for a future
-        # that its executor cancelled and then forgot.
-        self._lock = threading.Condition()
+        # that its executor cancelled and then forgot. To be taken as it is: Ctrl-C may come in the condition's own
+        # functions for that.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._pending: set[Future[Any]] = set()
         self._submitting: dict[object, int] = {}  # a token for each call of submit that is under way: its thread
         self._closed = False
@@ -182,10 +184,14 @@ class Borrowed(ChunkingExecutor):
                     raise RuntimeError("cannot schedule new futures after shutdown")
                 self._submitting[token] = threading.get_ident()
             future = self._executor.submit(fn, *args, **kwargs)
-            with self._lock:
-                self._pending.add(future)
-                cancelling = self._cancelling
-            future.add_done_callback(self._settle)
+            try:
+                with self._lock:
+                    self._pending.add(future)
+                    cancelling = self._cancelling
+                future.add_done_callback(self._settle)
+            except BaseException:  # Ctrl-C, after which the end would wait for it for ever
+                future.add_done_callback(self._settle)
+                raise
             if cancelling:
                 future.cancel()
             return future
@@ -209,11 +215,11 @@ class Borrowed(ChunkingExecutor):
         if wait:
             me = threading.get_ident()  # it may be a task that its executor runs in `submit`
             with self._lock:
-                self._lock.wait_for(lambda: not self._pending and {me}.issuperset(self._submitting.values()))
+                self._changed.wait_for(lambda: not self._pending and {me}.issuperset(self._submitting.values()))
 
     def _settle(self, gone: object) -> None:
         with self._lock:
             self._pending.discard(gone)
             self._submitting.pop(gone, None)
             if not self._pending:
-                self._lock.notify_all()
+                self._changed.notify_all()

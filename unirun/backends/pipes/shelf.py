@@ -52,7 +52,8 @@ class _Kept:
 
 
 # Guards all below, and is held for a few steps only; notified when the reaper has to look again.
-_changed = threading.Condition()
+_lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
+_changed = threading.Condition(_lock)
 _shelf: dict[_Key, list[_Kept]] = {}
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
@@ -71,7 +72,7 @@ def borrow(key: _Key, make: Callable[[], PipePool]) -> Loan:
         Refused: As ``make`` does.
     """
     while True:
-        with _changed:
+        with _lock:
             kept = _shelf[key].pop() if _shelf.get(key) else None  # the last one first: the others may become idle
             clearings = _clearings
         if kept is None:
@@ -100,14 +101,14 @@ def _opened(make: Callable[[], PipePool]) -> PipePool:
 def clear() -> None:
     """End the pools that nobody has borrowed, and wait for their end. Those that are lent end when they come back."""
     global _clearings
-    with _changed:
+    with _lock:
         _clearings += 1
     _end_idle()
 
 
 def _end_idle() -> bool:
     """End the pools that nobody has borrowed, and wait for their end; return whether there were any."""
-    with _changed:
+    with _lock:
         pools = [kept.pool for same in _shelf.values() for kept in same]
         _shelf.clear()
         _changed.notify_all()
@@ -120,7 +121,7 @@ def _end_idle() -> bool:
 
 def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
     """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
-    with _changed:
+    with _lock:
         same = _shelf.get(key, [])
         keep = pool.usable and clearings == _clearings and len(same) < _MOST and not ending() and _ensure_reaper()
         if keep:
@@ -147,7 +148,7 @@ def _ensure_reaper() -> bool:
 def _reap() -> None:
     global _reaper
     while True:
-        with _changed:
+        with _lock:
             now = clock.now()
             idle = []
             for key, same in list(_shelf.items()):
@@ -292,9 +293,10 @@ class Loan(ChunkingExecutor):
 
 
 def _forget_in_child() -> None:
-    global _changed, _shelf, _reaper
+    global _lock, _changed, _shelf, _reaper
     _inherited.append(_shelf)  # collecting them would write into the pipes that the parent reads
-    _changed, _shelf, _reaper = threading.Condition(), {}, None
+    _lock = threading.RLock()
+    _changed, _shelf, _reaper = threading.Condition(_lock), {}, None
 
 
 _inherited: list[dict[_Key, list[_Kept]]] = []
