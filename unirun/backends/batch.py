@@ -190,6 +190,8 @@ def load(packed: bytes) -> Any:
 
     try:
         value, raised, text = pickle.loads(packed)
+    except KeyboardInterrupt:
+        raise  # the user's own, who waits here
     except BaseException as unloadable:
         raise BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}") from unloadable
     if raised is None:

@@ -62,7 +62,7 @@ class BatchingExecutor(ManagedExecutor):
             if cancel_futures:
                 for each in maps:
                     each.cancel()
-            elif not wait or self._unirun_in_own_thread():
+            elif not wait or self._unirun_in_own_thread() or any(each.reading for each in maps):
                 self._unirun_deferred = True
                 for each in maps:
                     each.complete()

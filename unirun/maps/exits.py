@@ -25,7 +25,7 @@ def add(batches: Batches) -> None:
     _live.add(batches)
 
 
-def discard(batches: Batches) -> None:
+def discard(batches: object) -> None:
     """Forget a map that is done."""
     _live.discard(batches)
 

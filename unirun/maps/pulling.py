@@ -75,8 +75,9 @@ class Pulling:
         self._was_reset = ended
         self._present = exits.presence()
         # Guards all below; notified when the next result is there, or none will come. Reentrant: a pool without threads
-        # runs its tasks in `submit`.
-        self._changed = threading.Condition(threading.RLock())
+        # runs its tasks in `submit`. To be taken as it is: Ctrl-C may come in the condition's own functions for that.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._items: deque[tuple[int, tuple[Any, ...]]] = deque()  # taken and not begun
         self._done: dict[int, tuple[Any, BaseException | None]] = {}  # results, and errors, by their places
         self._next = 0  # the place of the next result
@@ -109,12 +110,14 @@ class Pulling:
 
     def _results(self) -> Iterator[Iterator[Any]]:
         """Iterate over iterators over results that are there."""
+        turns: Iterator[Any] = iter(())
         try:
             while True:
                 ready, error = self._await()
                 if some := len(ready):
                     ready.reverse()
-                    yield itertools.starmap(ready.pop, itertools.repeat((), some))  # so each goes when it is taken
+                    turns = itertools.repeat((), some)
+                    yield itertools.starmap(ready.pop, turns)  # so each goes when it is taken
                 if error is not None:
                     try:
                         raise error
@@ -124,12 +127,13 @@ class Pulling:
                     return
                 self._take()
         finally:
+            deque(turns, maxlen=0)  # if it is closed: nothing more comes
             self._close()
 
     def _close(self) -> None:
         if not self._present():
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             # Tracebacks hold frames that hold this map. Gone after the lock is released: what dies may wait for it.
             gone, self._done, self._error, self._failed = self._done, {}, None, None
@@ -139,7 +143,7 @@ class Pulling:
     def _await(self) -> tuple[list[Any], BaseException | None]:
         """Return the next results, and the error that comes after them; at the end neither."""
         ready: list[Any] = []
-        with self._changed:
+        with self._lock:
             while self._next not in self._done:
                 if self._error is None and self._was_reset():
                     dropped = self._stop(CancelledError())  # noqa: F841 - let go of without the lock
@@ -163,7 +167,7 @@ class Pulling:
     def _take(self) -> None:
         """Take as many items as are wanted now, few at once where that takes long."""
         while not self._read and self._error is None:
-            with self._changed:
+            with self._lock:
                 count = min(self._grab, self._room() - (self._taken - self._next))
             if count <= 0:
                 return
@@ -175,7 +179,7 @@ class Pulling:
             except Exception as error:  # raised in its place, after the results before it
                 self._failed, self._read = error, True
             self._grab = 2 * count if clock.now() - begin < _LOOK else 1
-            with self._changed:
+            with self._lock:
                 self._items.extend(enumerate(items, self._taken))
                 self._taken += len(items)
                 self._read = self._read or len(items) < count
@@ -194,14 +198,15 @@ class Pulling:
 
     def _start(self) -> None:
         """Submit as many tasks as can have an item. One thread at a time, which looks again before it leaves."""
-        with self._changed:
+        with self._lock:
             if self._starter is not None:
                 return
             self._starter = threading.get_ident()
         while True:
-            with self._changed:
+            with self._lock:
                 reset = self._was_reset()
-                if self._pullers >= self._workers or self._coming >= len(self._items) or reset:
+                enough = self._pullers >= self._workers or self._coming >= len(self._items)
+                if enough or reset or self._error is not None:
                     self._starter = None
                     dropped = self._stop(CancelledError()) if reset else None  # noqa: F841 - let go of without the lock
                     return
@@ -212,7 +217,7 @@ class Pulling:
                 future = self._submit(partial(self._pull, begun))
                 future.add_done_callback(partial(self._ended, begun))
             except BaseException as error:
-                with self._changed:
+                with self._lock:
                     self._starter = None
                 self._count_out(begun, error)
                 if not isinstance(error, Exception):
@@ -232,7 +237,7 @@ class Pulling:
         self._start()
 
     def _count_out(self, begun: list[bool], error: BaseException | None) -> None:
-        with self._changed:
+        with self._lock:
             self._pullers -= 1
             self._coming -= not begun
             dropped = None if error is None else self._stop(error)
@@ -249,10 +254,12 @@ class Pulling:
         """
         begin = clock.now()
         end = begin + _TURN
-        with self._changed:
+        with self._lock:
             begun.append(True)
             self._coming -= 1
+            dropped = self._stop(CancelledError()) if self._was_reset() else None  # since this was submitted
             job = self._items.popleft() if self._items else None
+        del dropped
         while job is not None:
             place, arguments = job
             try:
@@ -263,7 +270,7 @@ class Pulling:
                 done = None, error
             job = arguments = None  # type: ignore[assignment]
             now = clock.now()
-            with self._changed:
+            with self._lock:
                 if not self._closed:
                     self._done[place] = done
                 if place == self._next:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import unirun.backends.batch as worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
     from typing import Any, Self, TypeAlias
 
@@ -56,25 +57,35 @@ def in_order(
         plain: The result of an item that was sent alone is the item's, and not ``Timed``.
         left: Called at the end, with what is raised there: ``GeneratorExit`` where nobody can ask for more.
     """
+    end: Callable[[], object] = list  # of what is left of the newest batch
     try:
         while (batch := head()) is not None:
             # A future holds its batch, by its callback: if also the other way, both wait for the collector.
             future, alone, batch = batch.futures.pop(), batch.alone, None
             if not alone and not (done := future.result()).others:
+                end = done.results.clear
                 yield done.results
             else:
                 held = [future]
                 del future
-                yield _one_by_one(held, alone, plain, left)
+                newest = _one_by_one(held, alone, plain, left)
+                end = partial(_close, newest)
+                yield newest
     except BaseException as error:
+        end()
         left(error)
         raise
     left(None)
 
 
+def _close(results: Any) -> None:
+    if not results.gi_running:  # else a result closes the iterator in the course of its unpickling
+        results.close()
+
+
 def _one_by_one(
     held: list[Future[Any]], alone: bool, plain: bool, left: Callable[[BaseException], object]
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Yield the results of a batch, whose future is taken out of ``held``, without a reference to any of them."""
     try:
         if alone:

@@ -39,6 +39,12 @@ class Source:
         # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
         # Reentrant: an iterable may shut the pool down.
         self._taking = threading.RLock()
+        self._taker: int | None = None  # the thread that does so
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread takes items just now: the caller is an iterable, or the handler of a signal."""
+        return self._taker == threading.get_ident()
 
     def take(
         self,
@@ -57,20 +63,32 @@ class Source:
             Exception: What the iterables raise, without ``failed``.
         """
         with self._taking:
-            whole, self._whole = self._whole, None
-            if whole is not None and count is None:
-                self._ended = True
-                add(whole)
-            elif not self._ended:
-                items: list[Any] = []
-                try:
-                    for item in itertools.islice(self._items, count):  # not `list`, which would lose them if one raises
-                        items.append(item)  # noqa: PERF402
-                except Exception as error:
-                    if failed is None:
-                        raise
-                    failed(error)  # before anybody else can take this for the end
-                finally:
-                    add(items)
-                self._ended = count is None or len(items) < count
+            outer, self._taker = self._taker, threading.get_ident()
+            try:
+                self._take(count, add, failed)
+            finally:
+                self._taker = outer
             return self._ended
+
+    def _take(
+        self,
+        count: int | None,
+        add: Callable[[Sequence[Any]], object],
+        failed: Callable[[Exception], object] | None,
+    ) -> None:
+        whole, self._whole = self._whole, None
+        if whole is not None and count is None:
+            self._ended = True
+            add(whole)
+        elif not self._ended:
+            items: list[Any] = []
+            try:
+                for item in itertools.islice(self._items, count):  # not `list`, which would lose them if one raises
+                    items.append(item)  # noqa: PERF402
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(error)  # before anybody else can take this for the end
+            finally:
+                add(items)
+            self._ended = count is None or len(items) < count

@@ -1,0 +1,268 @@
+"""Sending: the items of a map that were taken, in batches on their way to workers, by one thread at a time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
+
+import unirun.backends.batch as worker
+from unirun.maps import exits
+from unirun.maps.pace import AHEAD, ITEMS, LIMIT, WINDOW, Pace
+from unirun.maps.parcels import Parcels
+from unirun.maps.unsent import Unsent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from unirun.maps.parcels import Batch
+
+__all__ = ["Sending"]
+
+
+class Sending:
+    """What is on its way of one call of ``map``, and what waits for it.
+
+    Args:
+        submit: Submits a task to the executor.
+        fn: The function.
+        spread: Each item is a tuple of arguments.
+        workers: How many workers the executor has.
+        size: Items in a batch; ``None`` to find it out.
+        window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
+            that fits the batches. ``None``: all are taken at once.
+        paces: How long an item of the newest maps took, by function; kept by the executor.
+        ended: Called once, when everything is done or given up, in any thread.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[..., Future[Any]],
+        fn: Callable[..., Any],
+        *,
+        spread: bool,
+        workers: int,
+        size: int | None,
+        window: int | None,
+        paces: dict[Any, float] | None,
+        ended: Callable[[Any], object] | None,
+    ) -> None:
+        self._submit: Any = submit
+        self._fn: Any = fn
+        self._parcels = Parcels(fn, spread)
+        self._workers, self._ahead, self._size, self._window = workers, AHEAD * workers, size, window
+        self._ended = ended
+        # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
+        # a signal handler may submit in the course of anything. To be taken as it is: Ctrl-C may come in the
+        # condition's own functions for that.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._gone: list[Any] = []  # to be let go of without the lock: what dies may wait for who waits for it
+        self._unsent = Unsent(self._gone)
+        self._sent: dict[int, Batch] = {}  # those whose results were not asked for, by the place of the first item
+        self._open: set[Batch] = set()  # those of which nothing was heard
+        self._taken = self._next = 0  # items that were taken from the iterables; the place of the next result
+        self._read = self._short = False  # nothing more will be taken; although there may be more
+        self._flushing: list[None] = []  # one for each thread that waits until what was taken is sent
+        self._closed = self._broken = False  # nobody asks for results; the executor is, or a worker was
+        self._sender: int | None = None  # the thread that sends batches just now; one at a time
+        self._error: BaseException | None = None  # why nothing more is sent
+        self._paces = paces if paces is not None and worker.by_name(fn) else {}
+        self._pace = Pace(workers, self._paces.get(fn) if self._paces else None)
+
+    @property
+    def unsent(self) -> int:
+        """How many items were taken and not sent."""
+        return len(self._unsent)
+
+    def flush(self) -> None:
+        """Send what was taken, now: what is submitted next comes after it."""
+        self._flushing.append(None)
+        try:
+            while True:
+                self._pump()
+                with self._lock:
+                    if self._closed or self._sender == threading.get_ident():
+                        return
+                    if not self._unsent and self._sender is None:  # else the last batch may not be submitted yet
+                        return
+                    self._changed.wait_for(lambda: self._sender is None)
+        finally:
+            self._flushing.pop()
+
+    def cancel(self) -> None:
+        """Send nothing more. What was sent is the executor's to cancel."""
+        self._stop(CancelledError())
+        self._settle()
+
+    def _ask(self) -> None:
+        """Hear of what is done, where Ctrl-C came as the main thread was told: it will not be told again."""
+        with self._lock:
+            pending = [(batch, future) for batch in self._open for future in batch.futures]
+        for batch, future in pending:
+            if future.done():
+                self._done(batch, future)
+
+    @property
+    def _over(self) -> bool:
+        return self._read and not self._unsent and not self._open
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error  # of what is not sent, if there is something
+            self._short, self._read = self._short or not self._read, True
+            self._empty()
+            self._changed.notify_all()
+
+    def _empty(self) -> None:
+        """Forget what was not sent. The lock is held."""
+        self._gone.append(self._unsent)
+        self._unsent = Unsent(self._gone)
+
+    def _settle(self) -> None:
+        """Tell the executor, once, if all is done or given up."""
+        self._gone.clear()
+        with self._lock:
+            if not self._over:
+                return
+            ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
+            if ended is not None and self._pace.known:
+                self._paces.clear()  # of the newest function only
+                self._paces[self._fn] = self._pace.seconds
+        exits.discard(self)
+        if ended is not None:
+            ended(self)
+
+    def _pump(self) -> None:
+        """Send what is to be sent now. Also called when a batch is done, in whatever thread that happens."""
+        mine = threading.get_ident()
+        try:
+            while True:
+                with self._lock:
+                    if self._sender is not None:
+                        return  # that thread looks again
+                    self._sender = mine
+                    if (batch := self._cut()) is None:
+                        self._sender = None
+                        return
+                self._send(batch)
+                with self._lock:
+                    self._sender = None
+                    if self._flushing:
+                        self._changed.notify_all()
+        except BaseException as error:  # of `submit`; or Ctrl-C, which may come between any two steps
+            try:
+                sent = self._give_up(error)
+            except BaseException:  # a second one, which must not leave this thread the sender for ever
+                self._give_up(error)
+                raise
+            for batch, future in sent:  # a second one, or the first; not with the lock held, as it may be done
+                future.add_done_callback(partial(self._done, batch))
+            if not isinstance(error, Exception):
+                raise
+
+    def _give_up(self, error: BaseException) -> list[tuple[Batch, Future[Any]]]:
+        """Send nothing more, and forget what was not sent; return what was. Of the sender only."""
+        with self._lock:
+            if self._sender != threading.get_ident():
+                return []
+            for batch in [batch for batch in self._open if not batch.futures]:
+                self._sent.pop(batch.start, None)
+                self._open.discard(batch)
+            self._stop(error)
+            sent = [(batch, future) for batch in self._open for future in batch.futures]
+            self._sender = None
+        return sent
+
+    def _cut(self) -> Batch | None:
+        """Return the next batch, if there is one to be sent. The lock is held."""
+        most = self._ahead if self._pace.known or self._size is not None else self._workers
+        full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
+        wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
+        if self._closed or not self._unsent or (wait and not self._flushing):
+            return None
+        batch = self._unsent.cut(self._wanted(len(self._unsent)))
+        self._sent[batch.start] = batch
+        self._open.add(batch)
+        return batch
+
+    def _room(self) -> int:
+        """Return how many results there may be that nobody has asked for. The lock is held."""
+        return self._window or min(WINDOW * self._workers * self._wanted(0), ITEMS)
+
+    def _wanted(self, left: int) -> int:
+        """Return how many items the next batch should have, ``left`` of them waiting. The lock is held."""
+        if self._parcels.alone:
+            return 1
+        if self._size is not None:
+            return self._size
+        most = None if self._window is None else max(1, (self._window or ITEMS) // self._ahead)
+        return self._pace.wanted(left if self._read and left else None, most)
+
+    def _send(self, batch: Batch) -> None:
+        """Submit a batch; its first items, where not all of them go into one."""
+        parcel = self._parcels.pack(batch.items) if batch.count > 1 else None
+        with self._lock:
+            self._put_back(batch, parcel.count if parcel else 1)
+        batch.alone = batch.count == 1
+        if parcel is None or batch.alone:
+            task = self._parcels.single(batch.items[0], timed=self._size != 1)
+        else:
+            task = parcel.task(LIMIT if self._workers > 1 and self._size is None else math.inf)
+        batch.futures.extend(itertools.starmap(self._submit, (task,)))  # one step: what is submitted is known
+        (future,) = batch.futures
+        future.add_done_callback(partial(self._done, batch))
+        if self._closed:
+            future.cancel()
+
+    def _put_back(self, batch: Batch, count: int) -> None:
+        """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
+        if rest := batch.items[count:]:
+            batch.items, batch.count = batch.items[:count], count
+            if self._closed or self._error:
+                self._gone.append(rest)
+            else:
+                self._unsent.put_back(batch.start + count, rest)
+
+    def _done(self, batch: Batch, future: Future[Any]) -> None:
+        """Hear that a batch is done; in a thread of the executor's, or in that of who cancels it."""
+        try:
+            self._note(batch, future)
+        except BaseException:  # Ctrl-C in the latter, which is not told again
+            self._note(batch, future)
+            raise
+        self._gone.clear()
+        self._pump()
+        self._settle()
+
+    def _note(self, batch: Batch, future: Future[Any]) -> None:
+        """Take note of what became of a batch; once, however often it is called."""
+        with self._lock:
+            if batch not in self._open:
+                return
+            if future.cancelled():
+                self._stop(CancelledError())
+            elif (error := future.exception()) is not None:
+                self._broken |= isinstance(error, BrokenExecutor)
+            elif self._size != 1:
+                self._learn(batch, future.result())
+            self._gone.append(batch.items)
+            batch.items = ()
+            if self._closed:  # nobody takes it
+                self._gone.append(batch.futures)
+                batch.futures = []
+            batch.done = True
+            self._open.discard(batch)
+            if batch.start == self._next or self._window is not None or self._over:
+                self._changed.notify_all()
+
+    def _learn(self, batch: Batch, done: worker.Done | worker.Timed) -> None:
+        """Take note of how long a batch took, and of what it has left. The lock is held."""
+        count = 1 if isinstance(done, worker.Timed) else len(done.results)
+        self._pace.learn(done.seconds, count, batch.count)
+        if count < batch.count:
+            self._put_back(batch, count)
