@@ -19,7 +19,6 @@ import logging
 import threading
 import traceback
 from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
 
 from unirun.backends.raised import pack, remote_traceback, unpack
 from unirun.pickling import cannot, dumps, dumps_by
@@ -27,7 +26,7 @@ from unirun.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from concurrent.futures import BrokenExecutor, Future
     from typing import Any, Final
 
@@ -162,7 +161,9 @@ class LoweredState:
             self._initializing = True
             try:
                 initializer, initargs = self._initialize()
-                with _signals_untouched() if self.semantics.child else nullcontext():
+                if self.semantics.child:
+                    _leaving_signals(initializer, *initargs)
+                else:
                     initializer(*initargs)
             except BaseException as error:
                 LOGGER.critical("Exception in initializer:", exc_info=True)
@@ -234,9 +235,8 @@ _signal_lock = threading.Lock()  # guards _initializing and the function in its 
 _set_handler: Callable[..., Any] | None = None
 
 
-@contextmanager
-def _signals_untouched() -> Iterator[None]:
-    """Skip calls of ``signal.signal`` in this thread, and only in this one.
+def _leaving_signals(initializer: Callable[..., object], *arguments: Any) -> None:
+    """Call an initializer, and skip its calls of ``signal.signal``: those of this thread, and only of this one.
 
     "Ignore SIGINT" is what an initializer does so that Ctrl-C reaches the program and not its workers. In this process
     it would either fail (signals can only be set in the main thread) or make the program itself deaf. The replaced
@@ -247,7 +247,7 @@ def _signals_untouched() -> Iterator[None]:
     global _set_handler
     me = threading.get_ident()
     if me in _initializing:  # an initializer that opens a pool of its own
-        yield
+        initializer(*arguments)
         return
     with _signal_lock:
         if not _initializing:
@@ -255,7 +255,7 @@ def _signals_untouched() -> Iterator[None]:
             _signal.signal = _set_handler_unless_initializing
         _initializing.add(me)
     try:
-        yield
+        initializer(*arguments)
     finally:
         with _signal_lock:
             _initializing.discard(me)

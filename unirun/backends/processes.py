@@ -158,8 +158,7 @@ class GuardedProcessPool(_Base):
                 if not from_system_limits(error):
                     raise
                 # Only the question how many semaphores there are is forbidden; they may well work.
-                with without_system_limits(stdlib):
-                    construct()
+                without_system_limits(stdlib, construct)
             lock_wakeup(self, self._executor_manager_thread_wakeup)
         except Exception as error:
             self._unirun_release()

@@ -7,14 +7,13 @@ import signal
 import sys
 import threading
 import weakref
-from contextlib import contextmanager
 from functools import cache
 
 from unirun.refusal import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = [
@@ -137,14 +136,13 @@ def _locked(base: Any) -> type[Any]:
 _limits_lock = threading.Lock()  # guards the exchange of the stdlib's check
 
 
-@contextmanager
-def without_system_limits(stdlib: Any) -> Iterator[None]:
-    """Keep the stdlib's pools from asking how many semaphores there are."""
+def without_system_limits(stdlib: Any, construct: Callable[[], object]) -> None:
+    """Construct one of the stdlib's pools, and keep it from asking how many semaphores there are."""
     with _limits_lock:
         check = stdlib._check_system_limits
         stdlib._check_system_limits = lambda: None
         try:
-            yield
+            construct()
         finally:
             stdlib._check_system_limits = check
 
