@@ -512,6 +512,34 @@ def test_the_program_forks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @PIPES
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_several_threads_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lets go of what its own fork has taken."""
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda arguments: ignored.append(arguments.exc_value))
+
+    def fork() -> None:
+        for _ in range(40):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+    threads = [threading.Thread(target=fork, daemon=True) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not any(thread.is_alive() for thread in threads)
+    assert ignored == []
+
+
+@PIPES
 def test_a_worker_that_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other threads start theirs after it, also while somebody keeps the exception."""
 

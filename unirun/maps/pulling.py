@@ -127,7 +127,8 @@ class Pulling:
                     return
                 self._take()
         finally:
-            deque(turns, maxlen=0)  # if it is closed: nothing more comes
+            for _ in turns:
+                pass  # if it is closed: nothing more comes
             self._close()
 
     def _close(self) -> None:

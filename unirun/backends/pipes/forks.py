@@ -120,7 +120,7 @@ def _in_child() -> None:
 
 def _let_go() -> None:
     """Undo what the fork did to the lock; in the child it is held by the one thread that is left."""
-    if _forking:
+    if _forking and _making._is_owned():  # type: ignore[attr-defined]  # else another thread's fork has it by now
         try:
             _forking.pop()
         finally:  # also if Ctrl-C comes between
