@@ -73,6 +73,8 @@ class Column:
         traits = {self.maker, f"for-{self.flavor}", f"on-{self.rung}"}
         if self.rung in ("processes", "pipes"):
             traits.add(self.start_method or multiprocessing.get_context().get_start_method())
+        if self.start_method is not None:
+            traits.add(f"by-{self.start_method}")  # asked for
         return frozenset(traits)
 
     @property
