@@ -81,7 +81,7 @@ def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], ref
         assert found["here"] != found["elsewhere"]
         assert {r["backend"] for r in decision["refused"]} >= set(takewhile(backend.__ne__, decision["ladder"]))
         for r in decision["refused"]:
-            assert (r["stage"], r["error"], r["errno"]) in refusals[r["backend"]], r
+            assert (r["stage"], r["error"], r["errno"]) in refusals[r["backend"]], json.dumps(r)
         if found["elsewhere"]:
             assert found["warnings"] == []
             continue
