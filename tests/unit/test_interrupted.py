@@ -55,20 +55,17 @@ def opened(rung: str = "threads", workers: int = 1) -> Any:
 
 
 def in_time(call: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Call a function in another thread, which must come to its end; return what it returned or raised."""
-    ended: list[Any] = []
+    """Call a function in another thread, which must come to its end; return what it returns, raise what it raises."""
+    ended: Future[Any] = Future()
 
     def run() -> None:
         try:
-            ended.append(call())
+            ended.set_result(call())
         except BaseException as error:
-            ended.append(error)
+            ended.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
-    return ended[0]
+    threading.Thread(target=run, daemon=True).start()
+    return ended.result(seconds)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -130,8 +127,14 @@ def test_an_iterable_that_shutdown_reads(wait: bool) -> None:
             first.set()
             assert go_on.wait(PATIENCE)
 
-    ended: list[Any] = []
-    consumer = threading.Thread(target=lambda: ended.append(in_time(consume)))
+    ended: list[BaseException] = []
+
+    def consume_all() -> None:
+        with pytest.raises(CancelledError) as raised:
+            consume()
+        ended.append(raised.value)
+
+    consumer = threading.Thread(target=consume_all, daemon=True)
     consumer.start()
     assert first.wait(PATIENCE)
     threading.Timer(0.2, go_on.set).start()
@@ -140,7 +143,7 @@ def test_an_iterable_that_shutdown_reads(wait: bool) -> None:
     consumer.join(PATIENCE)
     assert taken == [n * n for n in range(len(taken))]
     assert len(taken) < 10
-    assert isinstance(ended[0], CancelledError)
+    assert len(ended) == 1, "it hangs, or took that for the end"
 
 
 @pytest.mark.parametrize("fn", [square, nap])
@@ -241,7 +244,8 @@ def test_what_is_told_of_a_cancelled_batch(
     with pytest.raises(KeyboardInterrupt):
         results.close() if how == "close" else executor.shutdown(cancel_futures=True)
     if how == "cancel":
-        in_time(lambda: list(results))
+        with pytest.raises(CancelledError):
+            in_time(lambda: list(results))
     in_time(executor.shutdown)
 
 
