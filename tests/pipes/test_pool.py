@@ -35,6 +35,8 @@ from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 from unirun.refusal import failure
 
+FORKS_WITH_SIGNALS = sys.implementation.name == "pypy"
+
 pytestmark = [
     FORKING,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes need a Unix"),
@@ -710,7 +712,9 @@ def test_ctrl_c_gives_the_terminal_back_within_a_second(method: str, whom: str, 
     _, said = parent.communicate(timeout=20)
     took = time.monotonic() - begin
     assert parent.returncode == -signal.SIGINT, said
-    assert said.count("Traceback") == 1, said
+    # Who forks with PyPy while Ctrl-C waits for the main thread takes it along: the child says so, in any program.
+    words = said.count("Traceback") - (said.count("Exception ignored in: fork hook") if FORKS_WITH_SIGNALS else 0)
+    assert words == 1, said
     assert said.strip().endswith("KeyboardInterrupt")
     assert took < 3, "one second on an idle machine, where nothing is asserted of time"
 
