@@ -43,6 +43,11 @@ def block(path: str) -> None:
         time.sleep(0.01)
 
 
+def nap_and_block(path: str) -> None:
+    nap(0)  # so long that it travels alone
+    block(path)
+
+
 def note(path: str, word: object) -> None:
     with open(path, "a") as file:
         file.write(f"{word} ")
@@ -270,13 +275,17 @@ def test_a_second_one_while_the_first_is_dealt_with(monkeypatch: pytest.MonkeyPa
     in_time(executor.shutdown)
 
 
-def test_a_task_that_the_stdlib_took_off_its_queue_and_did_not_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_the_stdlib_took_off_its_queue_and_did_not_cancel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its future is pending for ever, there as here; the next shutdown does not wait for it."""
     executor, cancel = opened(), Future.cancel
     interrupted: list[bool] = []
     executor.submit(nap, 1).result(PATIENCE)
-    results = executor.map(nap, range(6))
-    assert [next(results), next(results)] == [0, 1]
+    go = str(tmp_path / "go")
+    results = executor.map(nap_and_block, [str(tmp_path)] * 2 + [go] * 4)
+    assert [next(results), next(results)] == [None, None]
+    until(lambda: len(executor._unirun_maps[0]._open) == 2)  # one runs and one waits
 
     def interrupt(future: Future[Any]) -> bool:
         if not interrupted and sys._getframe(1).f_code.co_name == "shutdown":
@@ -289,7 +298,8 @@ def test_a_task_that_the_stdlib_took_off_its_queue_and_did_not_cancel(monkeypatc
         executor.shutdown(cancel_futures=True)
     except KeyboardInterrupt:
         pass
-    assert interrupted, "the task was not waiting any more"
+    assert interrupted, "no task was waiting"
+    Path(go).touch()
     in_time(executor.shutdown)
 
 
