@@ -139,6 +139,11 @@ def log(level: int, word: str) -> None:
     logging.getLogger("job").log(level, "%s", word)
 
 
+def start_sleeper(path: str) -> int:
+    """Start a program that outlives the worker, with all descriptors that can be inherited; write its id to a file."""
+    return os.system(f"sleep 100 < /dev/null > /dev/null 2>&1 & echo $! > '{path}'")
+
+
 def grandchild() -> int:
     """Leave a child behind that holds all that a fork inherits."""
     child = os.fork()

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import process
+from multiprocessing import process, resource_sharer
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,39 @@ def test_in_a_frozen_executable(support: str, expected: str, tmp_path: Path) -> 
     done = subprocess.run([str(launcher)], env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout == expected, done.stderr
     assert ("BootstrapError" in done.stderr) == (support == "forgotten"), done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_task_starts_does_not_keep_the_pool(method: str, tmp_path: Path) -> None:
+    """A program that lives on has no end of the worker's pipes, of which the parent waits to hear that it is closed."""
+    with opened(method, 1) as pool:
+        assert pool.submit(jobs.start_sleeper, str(tmp_path / "pid")).result(PATIENCE) == 0
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # which fails if the pool has waited for it
+
+
+def test_a_bound_method_of_a_builtin_goes_with_its_object() -> None:
+    """It has no name by which a worker would find it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, opened("fork", 1) as pool:
+        ours.settimeout(PATIENCE)
+        pool.submit(theirs.sendall, b"hello").result(PATIENCE)
+        assert ours.recv(10) == b"hello"
+        assert pool.submit([1, 2, 1].count, 1).result(PATIENCE) == 2
+    resource_sharer.stop()  # which has sent the socket
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_that_the_program_has_blocked(method: str) -> None:
+    """Its workers do not hear it either: a thread of the program's waits for it, and decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with opened(method, 1) as pool:
+            pid = pool.submit(os.getpid).result(PATIENCE)
+            task = pool.submit(jobs.sleep, 0.5)
+            time.sleep(0.1)
+            os.kill(pid, signal.SIGINT)
+            assert task.result(PATIENCE) == 0.5
+            assert pool.submit(os.getpid).result(PATIENCE) == pid
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from functools import cache
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
 from unirun.backends.pipes import protocol
@@ -13,8 +13,9 @@ from unirun.pickling import cannot
 
 __all__ = ["Parts", "by_value", "dump_call"]
 
-#: Functions that are pickled as their names, by every pickler.
-_BY_NAME: Final = frozenset({FunctionType, BuiltinFunctionType})
+#: What a builtin function is bound to that is no method: such a one is pickled as its name, by every pickler, as
+#: functions are.
+_UNBOUND: Final = (ModuleType, type(None))
 #: What ``protocol.dump`` returns.
 Parts = tuple[list[bytes], Sequence[memoryview | protocol.Placed]]
 
@@ -31,7 +32,7 @@ def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_valu
     """
     try:
         fn, arguments, named = call
-        if not named and type(fn) in _BY_NAME and all(map(protocol.is_simple, arguments)):
+        if not named and _by_name(fn) and all(map(protocol.is_simple, arguments)):
             parts: Parts = [pickle.dumps(call, 5)], []
         else:
             parts = protocol.dump(call)
@@ -41,6 +42,11 @@ def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_valu
         if not cannot(error) or by_value() is None:
             raise
     return parts if by_value() is None else protocol.dump(call, by_value())
+
+
+def _by_name(fn: Any) -> bool:
+    kind = type(fn)
+    return kind is FunctionType or (kind is BuiltinFunctionType and isinstance(getattr(fn, "__self__", None), _UNBOUND))
 
 
 @cache

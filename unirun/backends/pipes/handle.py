@@ -130,7 +130,8 @@ class Handle:
             self.fd: int = self._pipe.fileno()
             _ensure_helpers(context)
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
-            make = partial(context.Process, target=work, args=(theirs, self._tokens, orders), daemon=False)
+            told = theirs, self._tokens, orders, signal.SIGINT in mask
+            make = partial(context.Process, target=work, args=told, daemon=False)
             forks.start(partial(self._start, make), *kept)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._lifeline = forks.Lifeline(self.process)

@@ -89,15 +89,19 @@ class Orders(NamedTuple):
     by_value: bool = False
 
 
-def work(pipe: Any, tokens: Any, orders: Orders) -> None:
+def work(pipe: Any, tokens: Any, orders: Orders, deaf: bool) -> None:
     """Be a worker: the target of its process.
 
     Args:
         pipe: The worker's end of its duplex pipe.
         tokens: The pipe from which the tokens are read.
         orders: What else it has to know.
+        deaf: The program has blocked Ctrl-C, as for a thread that waits for it, and so it is in its workers.
     """
     forks.close_in_children(pipe, tokens, *(() if orders.shared is None else (orders.shared,)))
+    # As the start methods leave them, a program that a task starts may have them, and then they close with that one.
+    for fd in (pipe.fileno(), tokens.fileno(), *(() if orders.shared is None else (orders.shared.fd,))):
+        os.set_inheritable(fd, False)
     _die_with_parent()
     os.set_blocking(pipe.fileno(), True)  # gevent's sockets are not, nor is what comes out of them
     signal.set_wakeup_fd(-1)  # the parent's event loop would take this worker's signals for its own
@@ -108,7 +112,8 @@ def work(pipe: Any, tokens: Any, orders: Orders) -> None:
     if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), _Worker):
         signal.signal(signal.SIGINT, worker.interrupt)  # in place of an outer worker's, where a worker opens a pool
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it until here
+        # The parent blocked it until here; a fork server may have been started before the program blocked it.
+        signal.pthread_sigmask(signal.SIG_BLOCK if deaf else signal.SIG_UNBLOCK, {signal.SIGINT})
         worker.run(orders)
     except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass  # the parent is gone; or it was Ctrl-C, of which the parent was told by itself
