@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-__all__ = ["NUMBERS", "TEXTS", "cannot", "dumper", "dumps", "dumps_by", "fallback", "pickler"]
+__all__ = ["NUMBERS", "TEXTS", "LoadedOnceError", "cannot", "dumper", "dumps", "dumps_by", "fallback", "pickler"]
 
 #: Types of which a pickler remembers nothing, and of which one value is as good as another equal one.
 NUMBERS: Final = frozenset({int, float, bool, type(None)})
@@ -17,8 +17,9 @@ TEXTS: Final = frozenset({str, bytes})
 #: Finds a class that pickles by value, in a worker that does not have what the program's ``__main__`` defines, but got
 #: it so: what the program gets back refers to that, and has to go by value, too. ``None`` elsewhere.
 by_value: Callable[[], Any] | None = None
-#: Classes by the one of ``multiprocessing`` that they do the work of: one entry.
-_picklers: dict[Any, type[pickle.Pickler]] = {}
+#: Classes by the one of ``multiprocessing`` that they do the work of: one entry. Each with the one that refuses what
+#: can be loaded only once.
+_picklers: dict[Any, tuple[type[pickle.Pickler], type[pickle.Pickler]]] = {}
 
 
 def dumps(value: object) -> bytes:
@@ -54,14 +55,54 @@ def dumps_by(kind: type[pickle.Pickler], value: object) -> bytes:
     return file.getvalue()
 
 
-def dumper() -> Callable[[object], bytes]:
+class LoadedOnceError(Exception):
+    """A connection, a socket or the like: its pickle refers to a copy that is kept until it is fetched, once."""
+
+
+class _Lasting:
+    """The reducers of a pickler whose pickles may be thrown away, and loaded more than once.
+
+    Args:
+        reducers: Those that are registered for ``multiprocessing``.
+    """
+
+    def __init__(self, reducers: dict[type, Any]) -> None:
+        import copyreg
+        from functools import partial
+        from types import MethodType
+
+        self._mine = reducers
+        self._all = copyreg.dispatch_table
+        # Of what plain pickle has no reducers for. These keep nothing.
+        self._kinds = {MethodType, type(list.append), type(int.__add__), partial}
+
+    def __getitem__(self, kind: type) -> Any:
+        if kind in self._kinds and kind in self._mine:
+            return self._mine[kind]
+        if kind in self._mine or kind.__module__ == "multiprocessing.resource_sharer":
+            raise LoadedOnceError(kind)
+        return self._all[kind]
+
+    def get(self, kind: type) -> Any:
+        """Do the same for a pickler that is written in Python."""
+        try:
+            return self[kind]
+        except KeyError:
+            return None
+
+
+def dumper(*, lasting: bool = False) -> Callable[[object], bytes]:
     """Return a function that pickles one value after the other, each by itself; in one thread, and for one batch.
 
     To make a pickler takes longer than to pickle a small object: here all have the same one.
+
+    Args:
+        lasting: Its pickles may be thrown away, and loaded more than once. Then that function raises
+            ``LoadedOnceError`` where this is not so.
     """
     import io
 
-    if (ours := _ours()) is None:
+    if (ours := _ours(lasting)) is None:
         return _theirs
     file = io.BytesIO()
     made = ours(file)
@@ -109,25 +150,33 @@ def pickler() -> type[pickle.Pickler]:
     class Pickler(pickle.Pickler):
         dispatch_table: Any = copyreg.dispatch_table
 
+    class Lasting(Pickler):
+        pass
+
     try:
         from multiprocessing.reduction import ForkingPickler
     except ImportError:  # then there is no worker either
-        return _picklers.setdefault(None, Pickler)
+        return _picklers.setdefault(None, (Pickler, Pickler))[0]
     reducers: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     Pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
-    return _picklers.setdefault(ForkingPickler, Pickler)
+    Lasting.dispatch_table = _Lasting(reducers)
+    return _picklers.setdefault(ForkingPickler, (Pickler, Lasting))[0]
 
 
-def _ours() -> type[pickle.Pickler] | None:
+def _ours(lasting: bool = False) -> type[pickle.Pickler] | None:
     """Return the class that pickles; ``None`` where a program has put its own in the place of multiprocessing's."""
+    kind: Any = None
     try:
-        from multiprocessing.reduction import ForkingPickler
+        from multiprocessing.reduction import ForkingPickler as kind  # noqa: N813
     except ImportError:
-        return _picklers.get(None) or pickler()
-    home = "multiprocessing.reduction"
-    if ForkingPickler.__module__ != home or ForkingPickler.dumps.__module__ != home:
-        return None
-    return _picklers.get(ForkingPickler) or pickler()
+        pass
+    else:
+        home = "multiprocessing.reduction"
+        if kind.__module__ != home or kind.dumps.__module__ != home:
+            return None
+    if kind not in _picklers:
+        pickler()
+    return _picklers[kind][lasting]
 
 
 def _theirs(value: object) -> bytes:

@@ -10,7 +10,7 @@ import pickle
 
 from unirun.backends.batch import PLAIN, by_name, run
 from unirun.backends.batch import timed as _timed
-from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
+from unirun.pickling import NUMBERS, TEXTS, dumper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,12 +95,12 @@ class Parcels:
             return self._parcel(items[:count], False)
         packed: list[Any] = []
         size = 0
-        pickled = dumper()
+        pickled = dumper(lasting=True)  # what has not begun in time is pickled again
         for item in items:
             try:
                 packed.append(pickled(item))
             except Exception:
-                break  # it fails by itself, when it is sent alone
+                break  # it fails by itself, or can be sent once, when it is sent alone
             size += len(packed[-1])
             if size > _BYTES:
                 self.alone = len(packed) == 1  # others will be as large
@@ -121,8 +121,8 @@ class Parcels:
     def _pack_function(self) -> bool:
         """Pickle the function; return whether it travels with several items."""
         try:
-            packed = dumps(self._fn)
-        except Exception:  # it goes by value, or not at all, which its executor knows
+            packed = dumper(lasting=True)(self._fn)  # which each item loads
+        except Exception:  # it goes by value, or once, or not at all, which its executor knows
             packed = None
         if packed is None or len(packed) > _BYTES:
             self.alone = True

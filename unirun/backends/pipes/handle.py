@@ -45,7 +45,7 @@ _PATIENCE: Final = 1.0
 class Task:
     """A call that was submitted, and its future."""
 
-    __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo")
+    __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo", "parts")
 
     def __init__(
         self, future: PipeFuture, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memo: Memo | None = None
@@ -60,6 +60,8 @@ class Task:
         self.memo: Memo | None = memo
         #: Where its large buffers are, while it is on its way to a worker or running.
         self.blocks: Sequence[Block] = ()
+        #: What ``dump`` made of it, if that is to be kept until it runs.
+        self.parts: Parts | None = None
 
 
 class Handle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import InvalidStateError
+from typing import Final
 
 from unirun.backends.pipes.answers import resolve
 from unirun.backends.pipes.arena import Arena
@@ -13,6 +14,11 @@ from unirun.backends.pipes.handle import Task
 from unirun.backends.raised import remote_traceback
 
 __all__ = ["Packer"]
+
+#: Who keeps copies of connections and sockets for the worker; by this name their pickles refer to it.
+_KEPT: Final = b"multiprocessing.resource_sharer"
+#: Bytes from which a piece of a pickle is one large object and no more.
+_LONG: Final = 1 << 17
 
 
 class Packer:
@@ -43,7 +49,9 @@ class Packer:
         except (RuntimeError, InvalidStateError):
             return None  # the user resolved it by hand
         try:
-            parts = dump_call((task.fn, task.args, task.kwargs), main_by_value=self._by_value)
+            parts = task.parts or dump_call((task.fn, task.args, task.kwargs), main_by_value=self._by_value)
+            if any(_KEPT in chunk for chunk in parts[0] if len(chunk) < _LONG):
+                task.parts = parts  # should it be taken back: what is kept there is fetched once, and else never
             if parts[1] and self._arena is not None:
                 buffers, task.blocks = self._arena.place(parts[1], task.memo)
                 parts = parts[0], buffers
