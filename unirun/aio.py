@@ -35,7 +35,7 @@ def to_process(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coro
         DowngradeError: No rung can serve, or downgrades are errors.
         ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
         TypeError: ``fn`` is no function; at the call.
-        Exception: Whatever ``fn`` raises.
+        Exception: Whatever ``fn`` raises; of StopIteration a RuntimeError, as out of any coroutine.
     """
     return _result("processes", "to_process", caller(), _task("to_process", fn, args, kwargs))
 
@@ -58,7 +58,7 @@ def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Corou
         DowngradeError: No rung can serve, or downgrades are errors.
         ConfigError: A ``UNIRUN_*`` variable has a value that is not accepted.
         TypeError: ``fn`` is no function; at the call.
-        Exception: Whatever ``fn`` raises.
+        Exception: Whatever ``fn`` raises; of StopIteration a RuntimeError, as out of any coroutine.
     """
     return _in_context("to_thread", caller(), _task("to_thread", fn, args, kwargs))
 
@@ -79,5 +79,21 @@ async def _result(flavor: str, origin: str, site: Site | None, task: Callable[[]
         waiting = asyncio.wrap_future(starting)
         waiting.add_done_callback(lambda each: each.cancelled() or each.exception())  # if it fails, so does the submit
         await asyncio.wait([waiting])
-    future: Future[T] = leases.submit(flavor, origin, site, task)
-    return await asyncio.wrap_future(future)
+    return await _result_of(leases.submit(flavor, origin, site, task))
+
+
+async def _result_of(future: Future[T]) -> T:
+    """Await a future. ``asyncio.wrap_future`` waits for ever for one that has ended with StopIteration."""
+    ended: Future[None] = Future()
+    ended.set_running_or_notify_cancel()  # so that it can be resolved whatever becomes of who waits
+    future.add_done_callback(lambda _: ended.set_result(None))
+    try:
+        await asyncio.wrap_future(ended)
+        if future.cancelled():
+            raise asyncio.CancelledError
+        return future.result()  # what is no error of a coroutine's is a RuntimeError here
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    finally:
+        del future  # what is raised holds this frame

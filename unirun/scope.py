@@ -37,7 +37,8 @@ class Run:
 
     ``with Run(flavor="processes") as executor:`` gives a ``concurrent.futures.Executor``. Leaving the block waits for
     its tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` does the same without
-    blocking the event loop. Scopes nest; one ``Run`` may be entered again once it was left.
+    blocking the event loop; cancelled in its block, as by Ctrl-C, it cancels the tasks that have not begun.
+    Scopes nest; one ``Run`` may be entered again once it was left.
 
     Args:
         flavor: ``"auto"``, ``"processes"``, ``"threads"``, ``"interpreters"`` or ``"none"`` (inline).
@@ -115,8 +116,12 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        from asyncio import CancelledError
+
         executor = self._leave()
-        await patiently(off_loop(executor.shutdown))
+        # Ctrl-C is a cancellation in `asyncio.run`.
+        cancelled = kind is not None and issubclass(kind, (CancelledError, KeyboardInterrupt))
+        await patiently(off_loop(lambda: executor.shutdown(cancel_futures=cancelled)))
         self._decided = executor.decision
 
     def _enter(self, site: Site | None) -> ManagedExecutor | Borrowed:

@@ -462,6 +462,46 @@ def test_tasks_are_taken_back_while_their_worker_is_being_given_more(tmp_path: P
         assert not [future for future in futures if not future.cancelled() and future.exception() is not None]
 
 
+def test_what_is_put_back_stays_behind_what_is_older(tmp_path: Path) -> None:
+    """Somebody may take older tasks back from a worker, while those that come next for it are pickled."""
+    gate, journal = str(tmp_path / "gate"), tmp_path / "journal"
+    journal.touch()
+    with opened(workers=1) as pool:
+        held = pool.submit(jobs.hold, gate)
+        for number in range(6):
+            pool.submit(jobs.note, str(journal), str(number))
+        until(held.running, "the first task")
+        dispatch = pool._manager.dispatch
+        with dispatch.lock:
+            assert len(dispatch.queue) == 6
+            next_ones = [dispatch.queue.pop() for _ in range(3)][::-1]
+            for task in next_ones:
+                task.future.start()
+            dispatch._requeue(next_ones)
+        Path(gate).touch()
+    assert journal.read_text().split() == list("012345")
+
+
+class Leaving(logging.Handler):
+    """The usual one that ends the program, which can only end the thread that it is called in."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit(1)
+
+
+def test_a_log_handler_that_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not end the thread that serves the pool."""
+    handler = Leaving()
+    logging.getLogger().addHandler(handler)
+    try:
+        with opened(workers=1, log_level=logging.INFO) as pool:
+            pool.submit(jobs.log, logging.CRITICAL, "bad").result(PATIENCE)
+            assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "SystemExit" in capsys.readouterr().err
+
+
 def test_a_closure_travels_by_cloudpickle(method: str) -> None:
     """Where it is installed; plain pickling cannot send it."""
     if by_value() is None:

@@ -169,6 +169,40 @@ def test_async_with_never_blocks_the_loop(method: Any) -> None:
     assert asyncio.run(longest_gap(scope)) < 0.7
 
 
+def test_an_async_scope_that_is_cancelled_in_its_block(tmp_path: Path) -> None:
+    """As ``asyncio.run`` does on Ctrl-C: what has begun is waited for, and nothing else begins."""
+
+    async def scope() -> None:
+        async with Run(flavor="threads", max_workers=1) as executor:
+            executor.submit(nap, 0.3)
+            executor.submit(mark, str(tmp_path / "begun"))
+            await asyncio.sleep(PATIENCE)
+
+    async def main() -> None:
+        task = asyncio.create_task(scope())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        begin = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - begin < PATIENCE
+        assert not (tmp_path / "begun").exists()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("run", [to_thread, to_process])
+def test_stop_iteration_has_an_end(run: Any) -> None:
+    """asyncio's futures cannot hold it, and wait for ever where they should."""
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await asyncio.wait_for(run(next, iter(())), PATIENCE)
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+    asyncio.run(main())
+
+
 def test_leaving_an_async_scope_waits_even_when_cancelled(tmp_path: Path) -> None:
     async def scope() -> None:
         async with Run(flavor="threads", max_workers=1) as executor:

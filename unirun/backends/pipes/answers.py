@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
@@ -123,5 +124,8 @@ def log(message: protocol.Frame) -> None:
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
-    except Exception:
-        logging.getLogger("unirun").exception("a log record of a worker process cannot be handled")
+    except BaseException:  # a handler may raise SystemExit; the manager serves the others
+        try:
+            logging.getLogger("unirun").exception("a log record of a worker process cannot be handled")
+        except BaseException:
+            traceback.print_exc()

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import deque
 from concurrent.futures import Future
-from itertools import repeat, starmap
+from itertools import repeat, starmap, takewhile
 from typing import Any, Final
 
 from unirun import clock
@@ -218,11 +218,18 @@ class Dispatch:
         return len(self.workers) >= (min(1, self._most) if self.short else self._most)
 
     def _requeue(self, tasks: list[Task]) -> None:
-        """Move tasks that have not begun back to the front of the queue. The lock is held."""
+        """Move tasks that have not begun back to the front of the queue. The lock is held.
+
+        But behind older ones, which somebody may have taken back from the worker meanwhile.
+        """
         self._packer.let_go(tasks)
         for task in tasks:
             task.future.unstart()
+        first = tasks[0].number if tasks else 0
+        older = sum(1 for _ in takewhile(lambda task: task.number < first, self.queue))
+        self.queue.rotate(-older)
         self.queue.extendleft(starmap(tasks.pop, repeat((), len(tasks))))  # one step, as below
+        self.queue.rotate(older)
 
     def _take_back(self, worker: Handle) -> None:
         """Put what a worker has not begun to the front of the queue. The lock is held.

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, islice, repeat, starmap
+from itertools import chain, count, islice, repeat, starmap
 from operator import itemgetter
 from typing import Any, Final
 
@@ -40,12 +40,13 @@ _PIECES: Final = 16
 _TAIL: Final = 2048
 #: Seconds that a worker whose pipe is closed has for ending by itself. It has only to leave.
 _PATIENCE: Final = 1.0
+_numbers = count()  # of tasks
 
 
 class Task:
     """A call that was submitted, and its future."""
 
-    __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo", "parts")
+    __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo", "number", "parts")
 
     def __init__(
         self, future: PipeFuture, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memo: Memo | None = None
@@ -54,6 +55,8 @@ class Task:
         self.fn: Any = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
+        #: Its place among all that were submitted.
+        self.number: int = next(_numbers)
         #: Workers that died while this task was the next one for them.
         self.deaths: int = 0
         #: What it may share with other tasks.
