@@ -104,10 +104,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _write(text: str) -> None:
     """Print ``text``, in whatever encoding standard output has, to whoever still reads it."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at its exit
         if not isinstance(error, BrokenPipeError):  # a reader that is gone has read enough

@@ -269,7 +269,7 @@ def autopatch_exclude() -> tuple[str, ...]:
         ConfigError: The variable names something that cannot be a module.
     """
     text = os.environ.get("UNIRUN_AUTOPATCH_EXCLUDE", "").strip()
-    modules = tuple(name.strip() for name in text.split(",")) if text else ()
+    modules = tuple(name.strip() for name in text.split(",") if name.strip())
     if not all(part.isidentifier() for name in modules for part in name.split(".")):
         accepted = 'use the names of modules or packages, separated by commas, such as "joblib,distributed"'
         raise ConfigError("UNIRUN_AUTOPATCH_EXCLUDE", text, accepted)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from unirun.refusal import Failure
 
-__all__ = ["Host", "forget", "probe", "remember"]
+__all__ = ["Host", "forget", "in_subinterpreter", "probe", "remember"]
 
 
 class Host(Value):
@@ -109,7 +109,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
         no_processes=kept.no_processes,
         daemonic=daemonic,
         bootstrapping=bootstrapping or main == "unready",
-        subinterpreter=processes and _in_subinterpreter(),
+        subinterpreter=processes and in_subinterpreter(),
         main=main,
         executable=not processes or _can_execute(),
     )
@@ -187,7 +187,8 @@ def _is_new_worker(argv: list[str]) -> bool:
     return "--multiprocessing-fork" in argv[1:2] or any("from multiprocessing." in each for each in argv[1:])
 
 
-def _in_subinterpreter() -> bool:
+def in_subinterpreter() -> bool:
+    """Tell whether this is not the main interpreter of its process."""
     if hasattr(_thread, "_is_main_interpreter"):  # from 3.12 on, and needs no import
         return not _thread._is_main_interpreter()
     try:

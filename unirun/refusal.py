@@ -110,7 +110,9 @@ def is_refusal(stage: Stage, error: BaseException) -> bool:
         if isinstance(error, OSError):
             return error.errno in _CONSTRUCT
         return isinstance(error, (ImportError, NotImplementedError))
-    if isinstance(error, (OSError, EOFError)):
+    if isinstance(error, OSError):
+        return error.errno is not None  # else it is of a signal handler's making, whose deadline it may tell
+    if isinstance(error, EOFError):
         return True
     if isinstance(error, AssertionError):
         return "daemonic processes" in str(error)

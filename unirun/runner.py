@@ -108,7 +108,10 @@ def _bad_setting(environment: dict[str, str]) -> str | None:
 
 def _is_on() -> bool:
     """Tell whether each Python of this environment turns the hook on by itself, as this one did."""
-    return any(getattr(finder, "name", None) == "unirun_autopatch" for finder in sys.meta_path)
+    return any(
+        getattr(finder, "name", None) == "unirun_autopatch" and getattr(finder, "by", None) != "install"
+        for finder in sys.meta_path
+    )
 
 
 def _interpreter(arguments: Sequence[str]) -> list[str]:

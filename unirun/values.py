@@ -199,7 +199,7 @@ class Value(metaclass=ValueType):
         return self._fields()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        for name, value in state.items():
+        for name, value in {**type(self)._defaults, **state}.items():  # of an older version, which had fewer fields
             object.__setattr__(self, name, value)
 
 

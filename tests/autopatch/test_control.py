@@ -380,3 +380,41 @@ def test_without_multiprocessing_s_c_module() -> None:
     """)
     assert done.returncode == 0, done.stderr
     assert "DowngradeWarning" in done.stderr
+
+
+def test_uninstall_where_the_program_has_dropped_the_modules() -> None:
+    succeed("""
+        import concurrent.futures as futures, sys
+        from unirun import autopatch
+        autopatch.install()
+        managed = futures.ProcessPoolExecutor, futures.ThreadPoolExecutor
+        del sys.modules["concurrent.futures.thread"]
+        autopatch.uninstall()
+        assert autopatch.status().replaced == {}
+        assert not {futures.ProcessPoolExecutor, futures.ThreadPoolExecutor} & {*managed}
+    """)
+
+
+def test_uninstall_after_a_reload() -> None:
+    succeed("""
+        import concurrent.futures.thread, importlib
+        from unirun import autopatch
+        concurrent.futures.ThreadPoolExecutor
+        autopatch.install()
+        assert concurrent.futures.ThreadPoolExecutor.__module__ == "unirun.thread"
+        importlib.reload(concurrent.futures.thread)
+        autopatch.uninstall()
+        for module in (concurrent.futures, concurrent.futures.thread):
+            assert module.ThreadPoolExecutor.__module__ == "concurrent.futures.thread", module.ThreadPoolExecutor
+    """)
+
+
+def test_a_comma_too_many_excludes_nothing_more() -> None:
+    succeed(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        assert ThreadPoolExecutor.__module__ == "unirun.thread"
+        """,
+        before="from unirun import autopatch; autopatch.install()",
+        UNIRUN_AUTOPATCH_EXCLUDE="joblib,",
+    )

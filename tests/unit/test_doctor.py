@@ -77,6 +77,13 @@ def report_on(monkeypatch: pytest.MonkeyPatch, facts: Host, **variables: str) ->
 # The command line
 
 
+def test_a_program_that_asks_keeps_its_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout.errors
+    assert cli.main(["doctor"]) == 0
+    assert sys.stdout.errors == before
+    assert capfd.readouterr().out
+
+
 def test_without_arguments_it_prints_its_help() -> None:
     bare, helped = run(), run("--help")
     assert (bare.returncode, bare.stdout, bare.stderr) == (0, helped.stdout, "")

@@ -1,16 +1,23 @@
 """What is pickled as `multiprocessing` pickles it is the same, to the byte; and a program may have its say."""
 
 import copyreg
+import errno
 import gc
+import os
 import pickle
+import sys
 import threading
 import weakref
+from fractions import Fraction
+from functools import partial
 from multiprocessing import Lock, Pipe, reduction
 from typing import Any
 
 import pytest
 
+from unirun.backends.lowered import mentions_main
 from unirun.pickling import dumper, dumps
+from unirun.refusal import is_refusal
 
 
 class Point:
@@ -87,3 +94,42 @@ def test_many_are_pickled_each_by_itself() -> None:
     del kept, value
     gc.collect()
     assert gone() is None
+
+
+class OfMain:
+    """As if a script had defined it."""
+
+    __module__ = "__main__"
+
+
+@pytest.mark.parametrize(
+    ("value", "does"),
+    [
+        ("if __name__ == '__main__':", False),
+        (b"if __name__ == '__main__':", False),
+        ({"source": ["if __name__ == '__main__':", 1]}, False),
+        (Fraction(1, 2), False),
+        ([partial(str.join, "__main__"), {"__main__": 3}], False),
+        (OfMain, True),
+        ([1, ("__main__", OfMain)], True),
+    ],
+    ids=["text", "bytes", "dict", "number", "partial", "class", "list"],
+)
+def test_a_word_in_the_data_is_no_reference(value: Any, does: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "OfMain", OfMain, raising=False)
+    assert mentions_main(value) is does
+
+
+def test_to_look_for_a_reference_keeps_nothing_open() -> None:
+    """What a pickle of a connection refers to stays open until it is loaded."""
+    reader, writer = Pipe(duplex=False)
+    with reader, writer:
+        before = len(os.listdir("/dev/fd"))
+        assert not mentions_main([writer], writer)
+        assert len(os.listdir("/dev/fd")) == before
+
+
+def test_what_a_signal_handler_raises_is_no_refusal() -> None:
+    """It may come in the middle of a start, and has no number."""
+    assert is_refusal("start", OSError(errno.EAGAIN, "as of a fork"))
+    assert not is_refusal("start", TimeoutError("the program's own deadline"))

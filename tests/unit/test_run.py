@@ -397,6 +397,43 @@ def test_an_idle_program_loads_nothing_of_unirun(tmp_path: Path) -> None:
     assert run("--trace", "--strict", "-c", code, cwd=tmp_path).stdout == "[]\n"
 
 
+def test_two_threads_that_import_at_once(tmp_path: Path) -> None:
+    """One has the lock of `unirun` and is about to look for a part of it, when the other asks for a pool's class."""
+    program = write(
+        tmp_path / "program.py",
+        """
+        import faulthandler, importlib._bootstrap as bootstrap, threading, time
+        faulthandler.dump_traceback_later(20, exit=True)
+        inside, acquire = threading.Event(), bootstrap._ModuleLock.acquire
+        def slowly(lock):
+            acquired = acquire(lock)
+            if threading.current_thread() is other and lock.name == "unirun":
+                inside.set()
+                time.sleep(0.3)
+            return acquired
+        bootstrap._ModuleLock.acquire = slowly
+        other = threading.Thread(target=__import__, args=("unirun",))
+        other.start()
+        inside.wait(20)
+        from concurrent.futures.thread import ThreadPoolExecutor
+        other.join()
+        print(ThreadPoolExecutor.__module__)
+        """,
+    )
+    done = run(program, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "unirun.thread\n", "")
+
+
+def test_a_hook_that_a_program_has_installed_is_not_inherited(tmp_path: Path) -> None:
+    code = """
+        from unirun import autopatch, cli
+        autopatch.install()
+        cli.main(["run", "-c", "import concurrent.futures as it; print(it.ThreadPoolExecutor.__module__)"])
+    """
+    done = python("-c", textwrap.dedent(code), cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "unirun.thread\n", "")
+
+
 def test_the_hook_can_be_turned_off_by_the_program(tmp_path: Path) -> None:
     code = """
         import unirun.autopatch, concurrent.futures
@@ -620,6 +657,22 @@ def test_summary_is_printed_once_where_the_program_forks(tmp_path: Path) -> None
     """
     done = run("--summary", "-c", textwrap.dedent(code), cwd=tmp_path)
     assert done.stderr.count("asked for") == done.stderr.count("unirun: 1 pool was asked for") == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="the stdlib has no pools of interpreters")
+def test_summary_counts_on_when_an_interpreter_has_ended(tmp_path: Path) -> None:
+    program = write(
+        tmp_path / "program.py",
+        """
+        from concurrent.futures import InterpreterPoolExecutor, ThreadPoolExecutor
+        for kind in (InterpreterPoolExecutor, ThreadPoolExecutor):
+            with kind(1) as pool:
+                assert pool.submit(pow, 2, 3).result() == 8
+        """,
+    )
+    done = run("--summary", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 pool was asked for" in done.stderr
 
 
 def test_summary_says_that_the_hook_is_off(tmp_path: Path) -> None:

@@ -208,6 +208,15 @@ def test_copies(value: Value) -> None:
             assert getattr(copies[1], name) is not mutable
 
 
+def test_a_pickle_of_an_older_version_has_fewer_fields() -> None:
+    """Those that it has not are as by default, as a dataclass has them."""
+    older = RuntimeConfig(max_workers=2, reuse=True).__getstate__()
+    del older["reuse"]
+    value = RuntimeConfig.__new__(RuntimeConfig)
+    value.__setstate__(older)
+    assert value == RuntimeConfig(max_workers=2)
+
+
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_dataclasses_takes_it_for_one_of_its_own(value: Value) -> None:
     assert dataclasses.is_dataclass(value)

@@ -102,7 +102,7 @@ def place(name: str) -> bool:
         setattr(module, attribute, managed)
     package = sys.modules["concurrent.futures"].__dict__
     # Not by getattr: from 3.15 on that would import the submodule.
-    if package.get(attribute) in (present, REPLACED[name][0]):
+    if package.get(attribute) in (present, REPLACED[name][0]) or _is_ours(package.get(attribute), name):
         package[attribute] = managed
     return True
 
@@ -111,9 +111,15 @@ def remove(name: str) -> None:
     """Undo ``place``."""
     original, managed = REPLACED.pop(name)
     for holder in (name, "concurrent.futures"):
-        names = sys.modules[holder].__dict__
-        if names.get(_NAMES[name]) is managed:
+        names = getattr(sys.modules.get(holder), "__dict__", {})  # a program may have dropped it
+        present = names.get(_NAMES[name])
+        if present is managed or _is_ours(present, name):
             names[_NAMES[name]] = original
+
+
+def _is_ours(present: Any, name: str) -> bool:
+    """Tell whether a class is unirun's for the module ``name``, also one of before a reload."""
+    return getattr(present, "__module__", None) == _HOMES[name]
 
 
 def settings_are_right() -> bool:

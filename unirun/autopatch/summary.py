@@ -60,7 +60,10 @@ def begin() -> None:
             pass
 
     def end() -> None:
-        if os.getpid() == int(pid):  # asked here, as a fork has these handlers too
+        from unirun.host import in_subinterpreter
+
+        # Asked here, as a fork has these handlers too; and a sub-interpreter ends before the program does.
+        if os.getpid() == int(pid) and not in_subinterpreter():
             report(file, int(pid))
 
     add_listener(note)

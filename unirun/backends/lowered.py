@@ -21,7 +21,7 @@ import traceback
 from concurrent.futures import Executor
 
 from unirun.backends.raised import pack, remote_traceback, unpack
-from unirun.pickling import cannot, dumps, dumps_by
+from unirun.pickling import cannot, dumper, dumps, dumps_by
 from unirun.values import Value
 
 TYPE_CHECKING = False
@@ -218,16 +218,56 @@ def loads(pickled: bytes) -> Any:
 def mentions_main(*values: object) -> bool:
     """Tell whether any of some values is pickled with a reference to ``__main__``.
 
-    Each by itself: what cannot be pickled here, and may still travel with a new process, hides none of the others.
+    Each by itself: what cannot be pickled here, and may still travel with a new process, hides none of the others. Nor
+    are connections and sockets pickled, which would stay open for ever for a pickle that nobody loads.
     """
+    dumps = dumper(lasting=True)
     for value in values:
         try:
-            if not isinstance(value, str) and b"__main__" in dumps(value):
+            if not isinstance(value, (str, bytes)) and _refers_to_main(dumps(value)):
                 return True
         except Exception:
             if getattr(value, "__module__", None) == "__main__":
                 return True
     return False
+
+
+def _refers_to_main(pickled: bytes) -> bool:
+    """Tell whether a pickle names something in ``__main__``: a text in it, as a script's, may hold that word, too."""
+    if b"__main__" not in pickled:
+        return False
+    import io
+    import pickle
+
+    class Finder(pickle.Unpickler):
+        def find_class(self, module: str, name: str, /) -> Any:
+            if module == "__main__":
+                raise LookupError(name)
+            return _Anything
+
+    try:
+        Finder(io.BytesIO(pickled)).load()
+    except Exception:
+        return True  # it does, or it cannot be told
+    return False
+
+
+class _Anything:
+    """Stands for whatever a pickle names, and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+    append = extend = add = __setitem__ = __call__
 
 
 _initializing: set[int] = set()  # the threads that run an initializer now

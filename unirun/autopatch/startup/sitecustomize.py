@@ -13,11 +13,14 @@ import sys
 
 _FOLDER = os.path.dirname(__file__)
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(_FOLDER)))
+_HOOK = os.path.join(os.path.dirname(_FOLDER), "hook.py")
 
 
 def find_spec(name, path=None, target=None):  # type: (str, object, object) -> object
     if name == "unirun":
         return sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name, [_ROOT])
+    if name == "_unirun_autopatch" and os.path.exists(_HOOK):
+        return sys.modules["_frozen_importlib_external"].spec_from_file_location(name, _HOOK)
     if name not in (
         "concurrent.futures.process",
         "concurrent.futures.thread",
@@ -27,8 +30,14 @@ def find_spec(name, path=None, target=None):  # type: (str, object, object) -> o
         "unirun.thread",
     ):
         return None
+    # By the name that the companion distribution has it by, as the line in the .pth file does: nobody else imports it.
+    # The import system's own lock is held here. Another thread that imports unirun itself may hold that module's and
+    # wait for this one.
     try:
-        from unirun.autopatch import hook
+        try:
+            import _unirun_autopatch as hook  # type: ignore[import-not-found]
+        except ImportError:  # in an archive
+            from unirun.autopatch import hook
     except Exception:  # it is broken, or a program has a module of this name: that is no reason to fail here
         return None
     return hook.find_spec(name, path, target)
