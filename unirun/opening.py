@@ -6,6 +6,7 @@ Kept apart from the pools themselves, which are the stdlib's classes: an ``Openi
 from __future__ import annotations
 
 import threading
+import warnings
 from concurrent.futures import BrokenExecutor
 
 from unirun import config as settings
@@ -169,8 +170,11 @@ class Opening:
         decision = self.decision.replace(workers=workers, short=short, settled=True)
         if decision.downgraded and self.config.downgrade == "warn" and not self._warned:
             warning = DowngradeWarning(decision)
-            if self.site is not None:
-                self.site.warn(warning)
+            site = self.site or caller()
+            if site is not None:
+                site.warn(warning)
+            else:  # a thread that only constructs the pool, and another thread of the stdlib's that submits
+                warnings.warn(warning, stacklevel=1)
             self._warned = True
         self.decision = decision
         self._decided()

@@ -418,3 +418,40 @@ def test_a_comma_too_many_excludes_nothing_more() -> None:
         before="from unirun import autopatch; autopatch.install()",
         UNIRUN_AUTOPATCH_EXCLUDE="joblib,",
     )
+
+
+def test_a_class_of_the_programs_in_that_place_stays_there() -> None:
+    """As tracers put theirs there, which are to see each pool."""
+    succeed("""
+        import concurrent.futures, concurrent.futures.process, concurrent.futures.thread, sys
+        from unirun import autopatch
+        class Traced(concurrent.futures.thread.ThreadPoolExecutor): pass
+        class TracedProcesses(concurrent.futures.process.ProcessPoolExecutor): pass
+        def check():
+            assert concurrent.futures.ThreadPoolExecutor is concurrent.futures.thread.ThreadPoolExecutor is Traced
+            assert concurrent.futures.process.ProcessPoolExecutor is TracedProcesses
+        concurrent.futures.ThreadPoolExecutor = concurrent.futures.thread.ThreadPoolExecutor = Traced
+        concurrent.futures.process.ProcessPoolExecutor = TracedProcesses
+        autopatch.install()
+        if sys.version_info >= (3, 14):
+            import concurrent.futures.interpreter
+        check()
+        autopatch.uninstall()
+        check()
+    """)
+
+
+def test_a_tracer_under_the_hook_stays_too() -> None:
+    succeed(
+        """
+        import concurrent.futures, concurrent.futures.thread, sys
+        class Traced(concurrent.futures.thread.ThreadPoolExecutor): pass
+        concurrent.futures.ThreadPoolExecutor = concurrent.futures.thread.ThreadPoolExecutor = Traced
+        if sys.version_info >= (3, 14):
+            from concurrent.futures import InterpreterPoolExecutor
+            with InterpreterPoolExecutor(1) as pool:
+                assert pool.submit(pow, 2, 3).result() == 8
+        assert concurrent.futures.ThreadPoolExecutor is concurrent.futures.thread.ThreadPoolExecutor is Traced
+        """,
+        before="from unirun import autopatch; autopatch.install()",
+    )

@@ -553,6 +553,39 @@ def test_trace_says_each_decision(on_host: OnHost, tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
+def test_a_pool_that_no_line_of_the_users_has_made_warns_all_the_same(on_host: OnHost, tmp_path: Path) -> None:
+    """Its constructor was called by a thread of the stdlib's: the line is the one that submits, if there is one."""
+    write(
+        tmp_path / "app.py",
+        """
+        import asyncio, sys, threading
+        from concurrent.futures import ProcessPoolExecutor
+
+        async def awaited():
+            pool = await asyncio.to_thread(ProcessPoolExecutor, 2)
+            return await asyncio.get_running_loop().run_in_executor(pool, abs, -3)
+
+        def nobody():
+            made = []
+            thread = threading.Thread(target=made.extend, args=(map(ProcessPoolExecutor, [2]),))
+            thread.start()
+            thread.join()
+            thread = threading.Thread(target=made[0].submit, args=(abs, -3))
+            thread.start()
+            thread.join()
+            made[0].shutdown()
+
+        asyncio.run(awaited()) if sys.argv[1] == "awaited" else nobody()
+        """,
+    )
+    status, _, err = on_a_host(on_host, "fork-refused", ["app.py", "awaited"], tmp_path)
+    assert status == 0
+    assert "app.py:7: DowngradeWarning: ProcessPoolExecutor runs in threads" in err
+    status, _, err = on_a_host(on_host, "fork-refused", ["app.py", "nobody"], tmp_path)
+    assert status == 0
+    assert "DowngradeWarning: ProcessPoolExecutor runs in threads" in err
+
+
 IN_CHILDREN = """
     import multiprocessing, os, subprocess, sys
     from concurrent.futures import ThreadPoolExecutor

@@ -43,8 +43,8 @@ def loading(module: ModuleType) -> bool:
         return False
     # Its pool is a thread pool of the stdlib's, and is derived from whatever stands in that place. Other threads may
     # meanwhile find the stdlib's class too: `place` puts right what the package made of it.
-    import_module(_THREAD)
-    if _THREAD not in REPLACED:
+    thread = import_module(_THREAD)
+    if _THREAD not in REPLACED or not _is_ours(thread.ThreadPoolExecutor, _THREAD):
         return False
     remove(_THREAD)
     return True
@@ -94,6 +94,8 @@ def place(name: str) -> bool:
     if present is None or managed is None:
         return False
     if present is not managed:
+        if not _is_ours(present, name) and getattr(present, "__module__", None) != name:
+            return False  # a class of the program's, which is to see each pool, or what a test has put there
         if stdlib_class(name, attribute) not in managed.__mro__:
             # The program dropped the module from sys.modules and has imported it anew: so must those made of it be.
             reload(import_module(_PARTS[name]))
