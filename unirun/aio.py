@@ -84,11 +84,18 @@ async def _result(flavor: str, origin: str, site: Site | None, task: Callable[[]
 
 async def _result_of(future: Future[T]) -> T:
     """Await a future. ``asyncio.wrap_future`` waits for ever for one that has ended with StopIteration."""
-    ended: Future[None] = Future()
-    ended.set_running_or_notify_cancel()  # so that it can be resolved whatever becomes of who waits
-    future.add_done_callback(lambda _: ended.set_result(None))
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def tell(_: object) -> None:
+        try:
+            loop.call_soon_threadsafe(_wake, ended)
+        except RuntimeError:
+            pass  # the loop is closed, and nobody waits
+
+    future.add_done_callback(tell)
     try:
-        await asyncio.wrap_future(ended)
+        await ended
         if future.cancelled():
             raise asyncio.CancelledError
         return future.result()  # what is no error of a coroutine's is a RuntimeError here
@@ -97,3 +104,8 @@ async def _result_of(future: Future[T]) -> T:
         raise
     finally:
         del future  # what is raised holds this frame
+
+
+def _wake(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():  # cancelled meanwhile
+        waiting.set_result(None)
