@@ -9,7 +9,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import sys
 import threading
@@ -22,16 +21,18 @@ from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Final
 
 __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
 
 #: Types of values that nobody can change, so that it does not matter who else has the same one.
 PLAIN: Final = NUMBERS | TEXTS | {complex}
-#: The time is asked for after so many items, if the first ones took less than so many seconds on the average.
+#: The time is asked for after so many items at most, while they take less than so many seconds on the average: that
+#: takes as long as several short items do. And so does to see whether they are, hence after some strides.
 _STRIDE: Final = 16
 _TINY: Final = 1e-6
+_STRIDES: Final = 8
 #: Bytes of results in one batch, pickled ones and texts; what follows goes into another.
 _BYTES: Final = 1 << 18
 #: Bytes of a result on the average from which each is looked at before the next one.
@@ -105,49 +106,49 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
     """
     if isinstance(items, bytes):
         items = pickle.loads(items)
-    begin = clock.now()
-    end = begin + limit
+    begin = now = clock.now()
+    end, count = begin + limit, len(items)
     call = _caller(fn, spread, pickled)
     results: list[Any] = []
     others: dict[int, bytes] = {}
-    size, measured, texts = 0, 0, False
-    left, count = iter(items), len(items)
+    size, measured, texts, stride = 0, 0, False, 1
     look, kind, dump = clock.now, None, None
-    # The loop takes as long as a short item does, and so does asking the time: hence the strides. At first one by one,
-    # so many that a multiple of a stride is left.
-    part: Iterator[Any] = itertools.islice(left, 1)
-    parts = _parts(itertools.islice(left, _STRIDE - 1 + count % _STRIDE), 1)
-    now = begin
     while len(results) < count and now <= end and size <= _BYTES:
         try:
-            # What an error has left of a part comes first.
-            for part in itertools.chain((part,), parts):  # noqa: B020
-                for item in part:
-                    value = call(item)
-                    if type(value) is not kind:
-                        kind = type(value)
-                        texts = texts or kind in TEXTS
-                        if kind not in PLAIN:
-                            kind = None
-                            dump = dump or dumper()
-                            packed = dump((value, None, None))
-                            size += len(packed)
-                            others[len(results)] = packed
-                            value = None
-                    results.append(value)
-                now = look()
-                if texts:
-                    size += _length(results[measured:])
-                    measured = len(results)
-                if now > end or size > _BYTES:
-                    break
-            else:
-                short = now - begin < _TINY * len(results) and size < _LARGE * len(results)
-                parts = _parts(left, _STRIDE if short else 1)
+            while len(results) < count:
+                before, small = now, size + _LARGE * _STRIDES * stride
+                for first in range(len(results), min(len(results) + _STRIDES * stride, count), stride):
+                    for item in items[first : first + stride]:
+                        value = call(item)
+                        if type(value) is not kind:
+                            kind = type(value)
+                            texts = texts or kind in TEXTS
+                            if kind not in PLAIN:
+                                kind = None
+                                dump = dump or dumper()
+                                packed = dump((value, None, None))
+                                size += len(packed)
+                                others[len(results)] = packed
+                                value = None
+                        results.append(value)
+                    now = look()
+                    if texts:
+                        size += _length(results[measured:])
+                        measured = len(results)
+                    if now > end or size > _BYTES:
+                        break
+                else:
+                    # Whatever the first items took, which load what they need: it shows when they become short.
+                    short = now - before < _TINY * _STRIDES * stride and size < small
+                    stride = min(2 * stride, _STRIDE) if short else 1
+                    continue
+                break
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             if interrupted and _in_the_program():
                 raise
+            if len(results) == count:
+                break  # it is nobody's
             dump = None  # the handler of a signal may have come in the middle of it
             below = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this frame
             others[len(results)] = packed = dumps((None, *pack(error.with_traceback(below or error.__traceback__))))
@@ -164,11 +165,6 @@ def _in_the_program() -> bool:
     process: Any = sys.modules.get("multiprocessing.process")
     in_child = process is not None and process.parent_process() is not None
     return not in_child and threading.current_thread() is threading.main_thread()
-
-
-def _parts(items: Iterator[Any], size: int) -> Iterator[Iterator[Any]]:
-    """Return iterators over ``size`` items each; how many there are in all is a multiple of that."""
-    return map(iter, zip(*[items] * size, strict=True))
 
 
 def _length(values: list[Any]) -> int:
