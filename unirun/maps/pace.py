@@ -24,11 +24,11 @@ LOOK: Final = 0.0005
 #: Seconds of work in one batch: some ten times what it takes to send one and to hear of it.
 _WORK: Final = 0.002
 #: Seconds of work that a worker's share of what is left must have to be sent in two halves: less is not worth it.
-_LEAST: Final = 0.0004
+_LEAST: Final = 0.002
 #: Seconds that an item may take to travel with others.
 _SHORT: Final = 0.001
 #: Items in one batch at most.
-_MOST: Final = 8192
+_MOST: Final = 16384
 
 
 class Pace:
@@ -50,6 +50,7 @@ class Pace:
         self._most = _MOST  # items in a batch, so that their results are not too large together
         self._share = 0  # the items in a batch of this round,
         self._round = 0  # of which so many are to come
+        self._done, self._took = 0, 0.0  # items, and the seconds that all of them took
 
     @property
     def known(self) -> bool:
@@ -61,8 +62,15 @@ class Pace:
         """What an item takes."""
         return max(self._newest, default=math.inf)
 
+    @property
+    def average(self) -> float:
+        """What an item took so far, for later maps: a batch that the host has held up says little about these."""
+        return self._took / self._done if self._done else self.seconds
+
     def learn(self, seconds: float, count: int, given: int) -> None:
         """Take note that ``count`` of the ``given`` items of a batch were done, and in how many seconds."""
+        self._done += count
+        self._took += seconds
         if count < given and seconds > LIMIT:  # because of a long one, and those beside it may be the same
             self._newest.append(seconds)
             return

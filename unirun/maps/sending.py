@@ -132,7 +132,7 @@ class Sending:
             ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
             if ended is not None and self._pace.known:
                 self._paces.clear()  # of the newest function only
-                self._paces[self._fn] = self._pace.seconds
+                self._paces[self._fn] = self._pace.average
         exits.discard(self)
         if ended is not None:
             ended(self)
