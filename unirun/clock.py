@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from types import BuiltinFunctionType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["now"]
 
 #: Seconds since some moment, never fewer than before, as of ``time.monotonic``. freezegun replaces that one, in every
-#: module that has it, and returns the real time to some of those who ask: two clocks, of which one stands still.
+#: module that has it, and returns the real time to some of those who ask: two clocks, of which one stands still. It does
+#: not see it in here; and where it has come first, the same clock has another name. That one takes almost twice as long.
 now: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_MONOTONIC)
-    if hasattr(time, "CLOCK_MONOTONIC")
-    else partial(time.monotonic)  # Windows
+    partial(time.monotonic)
+    if isinstance(time.monotonic, BuiltinFunctionType) or not hasattr(time, "CLOCK_MONOTONIC")  # Windows
+    else partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 )

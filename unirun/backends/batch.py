@@ -112,7 +112,7 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
     results: list[Any] = []
     others: dict[int, bytes] = {}
     size, measured, texts, stride = 0, 0, False, 1
-    look, kind, dump = clock.now, None, None
+    look, kind_of, kind, dump = clock.now, type, None, None  # local, as what is asked for so often
     while len(results) < count and now <= end and size <= _BYTES:
         try:
             while len(results) < count:
@@ -120,8 +120,8 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
                 for first in range(len(results), min(len(results) + _STRIDES * stride, count), stride):
                     for item in items[first : first + stride]:
                         value = call(item)
-                        if type(value) is not kind:
-                            kind = type(value)
+                        if kind_of(value) is not kind:
+                            kind = kind_of(value)
                             texts = texts or kind in TEXTS
                             if kind not in PLAIN:
                                 kind = None
