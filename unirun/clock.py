@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["now"]
 
 #: Seconds since some moment, never fewer than before, as of ``time.monotonic``. freezegun replaces that one, in every
-#: module that has it, and returns the real time to some of those who ask: two clocks, of which one stands still. It does
-#: not see it in here; and where it has come first, the same clock has another name. That one takes almost twice as long.
+#: module that has it, and returns the real time to some of those who ask: two clocks, of which one stands still. It
+#: does not look in here. Where it has come first, the same clock has another name; that one takes twice as long.
 now: Callable[[], float] = (
     partial(time.monotonic)
     if isinstance(time.monotonic, BuiltinFunctionType) or not hasattr(time, "CLOCK_MONOTONIC")  # Windows
