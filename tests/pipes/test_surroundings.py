@@ -58,6 +58,15 @@ def test_time_that_stands_still_in_some_threads(method: str, monkeypatch: pytest
         assert list(executor.map(jobs.square, range(2000), timeout=PATIENCE)) == [n * n for n in range(2000)]
 
 
+def test_time_that_stood_still_before_the_import() -> None:
+    """As where the tests of a program are frozen when they first import it."""
+    code = (
+        "import time; sleep, time.monotonic = time.sleep, lambda: 0.0\n"
+        "from unirun import clock; begin = clock.now(); sleep(0.01); print(clock.now() - begin >= 0.01)"
+    )
+    assert ran("-c", code).stdout == "True\n"
+
+
 @pytest.mark.parametrize("seconds", [1e7, 1e300])
 def test_a_limit_beyond_all_system_calls(seconds: float) -> None:
     """These take milliseconds, of 31 bits."""
