@@ -146,7 +146,7 @@ class Batches(Sending):
         while not self._read and self._error is None:
             with self._lock:
                 size = self._wanted(0)
-                count = min(size, self._room() - (self._taken - self._next), self._ahead * size - len(self._unsent))
+                count = min(size, self._room() - (self._taken - self._next), self._ahead() * size - len(self._unsent))
             if count <= 0:
                 return
             self._take(count)

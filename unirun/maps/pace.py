@@ -27,6 +27,8 @@ _WORK: Final = 0.002
 _LEAST: Final = 0.002
 #: Seconds that an item may take to travel with others.
 _SHORT: Final = 0.001
+#: Seconds that an item takes at least, whatever a coarse clock says.
+_CLOCK: Final = 1e-9
 #: Items in one batch at most.
 _MOST: Final = 16384
 
@@ -74,11 +76,15 @@ class Pace:
         if count < given and seconds > LIMIT:  # because of a long one, and those beside it may be the same
             self._newest.append(seconds)
             return
-        self._newest.append(seconds / count)
+        self._newest.append(max(seconds / count, _CLOCK))
         if count < given:  # because their results are large
             self._most = count
         elif count >= self._most:
             self._most = min(2 * count, _MOST)
+
+    def ahead(self, size: int) -> int:
+        """Return how many batches of ``size`` items should be on their way for each worker: more of short ones."""
+        return max(AHEAD, min(WINDOW, int(_WORK / (size * self.seconds))))
 
     def wanted(self, left: int | None, most: int | None) -> int:
         """Return how many items the next batch should have.

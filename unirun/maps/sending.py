@@ -54,7 +54,7 @@ class Sending:
         self._submit: Any = submit
         self._fn: Any = fn
         self._parcels = Parcels(fn, spread)
-        self._workers, self._ahead, self._size, self._window = workers, AHEAD * workers, size, window
+        self._workers, self._size, self._window = workers, size, window
         self._ended = ended
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
         # a signal handler may submit in the course of anything. To be taken as it is: Ctrl-C may come in the
@@ -180,7 +180,7 @@ class Sending:
 
     def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
-        most = self._ahead if self._pace.known or self._size is not None else self._workers
+        most = self._ahead() if self._pace.known or self._size is not None else self._workers
         full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
         wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
         if self._closed or not self._unsent or (wait and not self._flushing):
@@ -189,6 +189,10 @@ class Sending:
         self._sent[batch.start] = batch
         self._open.add(batch)
         return batch
+
+    def _ahead(self) -> int:
+        """Return how many batches may be on their way. The lock is held."""
+        return self._workers * (AHEAD if self._size is None else self._pace.ahead(self._size))
 
     def _room(self) -> int:
         """Return how many results there may be that nobody has asked for. The lock is held."""
@@ -200,7 +204,7 @@ class Sending:
             return 1
         if self._size is not None:
             return self._size
-        most = None if self._window is None else max(1, (self._window or ITEMS) // self._ahead)
+        most = None if self._window is None else max(1, (self._window or ITEMS) // self._ahead())
         return self._pace.wanted(left if self._read and left else None, most)
 
     def _send(self, batch: Batch) -> None:
