@@ -227,7 +227,10 @@ def _merge(
     sources = (config, configured, _environment(), _DEFAULTS)
     merged: dict[str, Any] = {}
     for source in reversed(sources):
-        merged.update((name, value) for name, value in source.as_dict().items() if value is not None)
+        # Not those that a subclass has added: they mean something to the program only.
+        merged.update(
+            (name, value) for name in RuntimeConfig._annotations if (value := getattr(source, name)) is not None
+        )
     for pair in (("force_process", "force_threads"), ("cpu_bound", "io_bound")):
         # The two are one setting: the first source that turns either on decides about both.
         decided = next((s for s in sources if any(getattr(s, name) for name in pair)), _DEFAULTS)
@@ -314,7 +317,7 @@ def _environment() -> RuntimeConfig:
             continue
         word = text.lower()
         if field == "max_workers":
-            found[field] = check_workers(variable, int(text) if text.isdecimal() else text)
+            found[field] = check_workers(variable, int(text) if text.isdecimal() and len(text) < 20 else text)
         elif field == "ladder":
             rungs = tuple(rung for each in word.split(",") if (rung := each.strip()))
             if not _is_ladder(rungs):

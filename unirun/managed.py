@@ -131,7 +131,13 @@ class ManagedExecutor(_Base):
         lower: Any = self._unirun_lower
         if exc_type is not None and issubclass(exc_type, KeyboardInterrupt) and hasattr(lower, "interrupt"):
             lower.interrupt()  # only a pool over pipes has workers to interrupt
-        return super().__exit__(exc_type, exc_val, exc_tb)
+        try:
+            return super().__exit__(exc_type, exc_val, exc_tb)
+        except KeyboardInterrupt:  # while it waits
+            lower = self._unirun_lower
+            if hasattr(lower, "interrupt"):
+                lower.interrupt()
+            raise
 
     __exit__.__doc__ = Executor.__exit__.__doc__
 

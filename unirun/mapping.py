@@ -1,12 +1,13 @@
 """map and submit: over an executor, or over the cached pool of the settings in force."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from operator import index
 from typing import Any, ParamSpec, TypeVar, overload
 
 from unirun import leases
+from unirun.backends.chunks import cut, flat, run_chunk
 from unirun.caller import caller
 from unirun.host import usable_cpus
 from unirun.maps.batches import Batches
@@ -98,14 +99,16 @@ def map(
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
         raise ValueError("buffersize must be None or > 0")
-    size = None if chunksize == 1 else chunksize
+    size, joined = None if chunksize == 1 else chunksize, False
     window = buffersize or 0
     pool: Any = executor if given else leases.find("auto", "map", caller())
     if isinstance(pool, BatchingExecutor) and pool._unirun_batches():
         if given:
             return pool._unirun_map(fn, tuple(iterables), timeout=timeout, size=size, window=window)
-    elif size is not None and given:
-        return iter(pool.map(fn, *iterables, timeout=timeout, chunksize=size))
+    elif size is not None and given and not isinstance(pool, ThreadPoolExecutor):
+        chunks = cut(zip(*iterables, strict=False), size)
+        fn, iterables, window = partial(run_chunk, fn), [chunks], -(-window // size)
+        joined, size = True, 1
     elif not given and not isinstance(pool, BatchingExecutor):
         return Pulling(
             leases.submitter("auto", "map", caller()),
@@ -127,7 +130,7 @@ def map(
         window=window,
         timeout=timeout,
     )
-    return batches.begin()
+    return flat(batches.begin()) if joined else batches.begin()
 
 
 @overload

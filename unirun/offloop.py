@@ -39,8 +39,8 @@ def _run(future: "Future[T] | None", call: Callable[[], T]) -> None:
         future = None  # the traceback holds this frame
 
 
-async def patiently(future: "Future[T]") -> T:
-    """Await ``future``; if cancelled meanwhile, wait for it all the same and then be cancelled."""
+async def patiently(future: "Future[T]", hurry: Callable[[], object] = lambda: None) -> T:
+    """Await ``future``; if cancelled meanwhile, call ``hurry``, wait for it all the same and then be cancelled."""
     import asyncio  # here: it takes longer than all else that a scope without a loop needs
 
     waiting = asyncio.wrap_future(future)
@@ -50,6 +50,7 @@ async def patiently(future: "Future[T]") -> T:
             await asyncio.shield(waiting)
         except asyncio.CancelledError as error:
             cancelled = error
+            hurry()
         except Exception:
             break  # the call's own error: raised below
     if cancelled is not None:

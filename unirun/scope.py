@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -37,7 +38,7 @@ class Run:
 
     ``with Run(flavor="processes") as executor:`` gives a ``concurrent.futures.Executor``. Leaving the block waits for
     its tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` does the same without
-    blocking the event loop; cancelled in its block, as by Ctrl-C, it cancels the tasks that have not begun.
+    blocking the event loop; cancelled in its block or at its end, as by Ctrl-C, it cancels what has not begun.
     Scopes nest; one ``Run`` may be entered again once it was left.
 
     Args:
@@ -99,8 +100,10 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         executor = self._leave()
-        executor.__exit__(kind, error, traceback)
-        self._decided = executor.decision
+        try:
+            executor.__exit__(kind, error, traceback)
+        finally:
+            self._decided = executor.decision
 
     async def __aenter__(self) -> ManagedExecutor | Borrowed:
         executor = self._enter(caller())
@@ -121,8 +124,11 @@ class Run:
         executor = self._leave()
         # Ctrl-C is a cancellation in `asyncio.run`.
         cancelled = kind is not None and issubclass(kind, (CancelledError, KeyboardInterrupt))
-        await patiently(off_loop(lambda: executor.shutdown(cancel_futures=cancelled)))
-        self._decided = executor.decision
+        hurry = partial(executor.shutdown, wait=False, cancel_futures=True)
+        try:
+            await patiently(off_loop(lambda: executor.shutdown(cancel_futures=cancelled)), hurry)
+        finally:
+            self._decided = executor.decision
 
     def _enter(self, site: Site | None) -> ManagedExecutor | Borrowed:
         if self._open is not None:

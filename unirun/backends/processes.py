@@ -68,6 +68,8 @@ class _Awake:
 
 
 _AWAKE = _Awake()
+#: Those that were constructed.
+_pools: weakref.WeakSet[GuardedProcessPool] = weakref.WeakSet()
 
 
 class GuardedProcessPool(_Base):
@@ -160,6 +162,7 @@ class GuardedProcessPool(_Base):
                 # Only the question how many semaphores there are is forbidden; they may well work.
                 without_system_limits(stdlib, construct)
             lock_wakeup(self, self._executor_manager_thread_wakeup)
+            _pools.add(self)
         except Exception as error:
             self._unirun_release()
             raise self._unirun_refused_construction(error) from None
@@ -374,6 +377,19 @@ class GuardedProcessPool(_Base):
         if self._unirun_ready is not None:
             self._unirun_ready.close()
             self._unirun_ready = None
+
+
+def _free_locks() -> None:
+    """In a forked child, free the locks of pools: their threads, which go on with maps, held them, and are not here."""
+    for pool in list(_pools):
+        wakeup = getattr(pool, "_executor_manager_thread_wakeup", None)
+        locks: tuple[Any, ...] = getattr(pool, "_shutdown_lock", None), getattr(wakeup, "_lock", None)
+        for lock in filter(None, locks):
+            lock._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)
 
 
 def died_early() -> BaseException:

@@ -63,6 +63,7 @@ class Batches(Sending):
         self._lazy = window is not None  # and what the iterables raise is raised where results are asked for
         self._end = None if timeout is None else clock.now() + timeout
         self._soon = soon
+        self._grab = 1  # items to take at once, where results are asked for
         self.present: Callable[[], bool] = exits.presence()
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
         self._asking: weakref.ref[Results] | None = None  # where results are asked for
@@ -81,6 +82,8 @@ class Batches(Sending):
             else:
                 self._take_some()
             if self._error is not None:
+                if self._short and isinstance(self._error, CancelledError):  # by who shut the pool down meanwhile
+                    raise RuntimeError("cannot schedule new futures after shutdown")
                 raise self._error
         finally:
             self._read = self._read or at_once
@@ -141,18 +144,26 @@ class Batches(Sending):
         self._pump()
 
     def _take_some(self) -> None:
-        """Take as many items as are wanted now; fewer at once while it is not known how long they take."""
+        """Take as many items as are wanted now; fewer at once while it is not known how long they take.
+
+        Where taking them takes long, each is sent as soon as it is there, and no more are taken once a result is.
+        """
         self._pump()  # there may be room now for more results
         while not self._read and self._error is None:
             with self._lock:
                 size = self._wanted(0)
                 count = min(size, self._room() - (self._taken - self._next), self._ahead() * size - len(self._unsent))
-            if count <= 0:
-                return
-            self._take(count)
+                first = self._sent.get(self._next)
+            if count <= 0 or (self._grab == 1 and first is not None and first.done):
+                break
+            begin = clock.now()
+            self._take(min(count, self._grab))
+            self._grab = 2 * self._grab if clock.now() - begin < LOOK else 1
             if self._window is None:  # shut down in the course of that
                 self._take_all()
-            self._pump()
+            if self._grab == 1 or len(self._unsent) >= size:
+                self._pump()
+        self._pump()
         self._settle()
 
     def _take(self, count: int | None) -> None:

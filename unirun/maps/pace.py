@@ -49,7 +49,9 @@ class Pace:
     def __init__(self, workers: int, seconds: float | None) -> None:
         self._newest: deque[float] = deque([] if seconds is None else [seconds], maxlen=workers)
         self._workers = workers
-        self._most = _MOST  # items in a batch, so that their results are not too large together
+        self._most = (
+            _MOST  # items in a batch, as many as the newest one that was cut short has done, and more by and by
+        )
         self._share = 0  # the items in a batch of this round,
         self._round = 0  # of which so many are to come
         self._done, self._took = 0, 0.0  # items, and the seconds that all of them took
@@ -75,6 +77,8 @@ class Pace:
         self._took += seconds
         if count < given and seconds > LIMIT:  # because of a long one, and those beside it may be the same
             self._newest.append(seconds)
+            # Or because they are long only in a batch, where their unpickling counts: what was cut off is sent again.
+            self._most = count
             return
         self._newest.append(max(seconds / count, _CLOCK))
         if count < given:  # because their results are large

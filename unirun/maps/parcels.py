@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import pickle
 
+from unirun import clock
 from unirun.backends.batch import PLAIN, by_name, run
 from unirun.backends.batch import timed as _timed
 from unirun.pickling import NUMBERS, TEXTS, dumper
@@ -21,6 +22,8 @@ __all__ = ["Batch", "Parcel", "Parcels"]
 
 #: Bytes of items in one parcel. What is larger travels alone, where its executor may know a quicker way for it.
 _BYTES: Final = 1 << 16
+#: Seconds of pickling for one parcel: the worker waits meanwhile.
+_SECONDS: Final = 0.002
 
 
 class Batch:
@@ -96,6 +99,7 @@ class Parcels:
         packed: list[Any] = []
         size = 0
         pickled = dumper(lasting=True)  # what has not begun in time is pickled again
+        end = clock.now() + _SECONDS
         for item in items:
             try:
                 packed.append(pickled(item))
@@ -104,6 +108,8 @@ class Parcels:
             size += len(packed[-1])
             if size > _BYTES:
                 self.alone = len(packed) == 1  # others will be as large
+                break
+            if clock.now() > end:
                 break
         return self._parcel(packed or items[:1], True)
 

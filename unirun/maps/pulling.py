@@ -3,6 +3,9 @@
 Threads share all they have, so an item may wait for a later one. In a batch it could wait for ever for what is behind
 it; here it cannot, and yet there is one task for each thread, and not one for each item.
 
+Nor do items wait for ever that call ``map`` themselves, over the same threads: who waits in one of these threads does
+items of what it waits for. These may do so too; each waits only for what has come out of its own item.
+
 Threads: those of the pool. One that has pulled for ``_TURN`` seconds stands in line again, behind what others have
 submitted. None goes on after ``reset``.
 """
@@ -10,6 +13,7 @@ submitted. None goes on after ``reset``.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import deque
 from concurrent.futures import CancelledError
@@ -37,6 +41,8 @@ _WORK: Final = 0.016
 _ITEMS: Final = 1 << 16
 #: Seconds of taking items after which it is time to look whether there are results.
 _LOOK: Final = 0.0005
+#: Whether this thread is one of the pool's: the attribute ``pulls`` is there.
+_here = threading.local()
 #: Items after which the time that they take is judged by newer ones only.
 _NEWEST: Final = 256
 
@@ -143,6 +149,15 @@ class Pulling:
 
     def _await(self) -> tuple[list[Any], BaseException | None]:
         """Return the next results, and the error that comes after them; at the end neither."""
+        while (found := self._look()) is None:
+            with self._lock:
+                job = self._items.popleft() if self._items else None
+            if job is not None:
+                self._do(job, clock.now(), -math.inf)
+        return found
+
+    def _look(self) -> tuple[list[Any], BaseException | None] | None:
+        """Wait for the next results, and return them; ``None`` if there is an item to be done here."""
         ready: list[Any] = []
         with self._lock:
             while self._next not in self._done:
@@ -155,6 +170,8 @@ class Pulling:
                 left = None if self._end is None else self._end - clock.now()
                 if left is not None and left <= 0:
                     raise TimeoutError
+                if self._items and getattr(_here, "pulls", False):
+                    return None
                 self._changed.wait(left)
             most = max(1, self._room() // _WINDOW)  # not all of them, or the threads would have nothing to do meanwhile
             while self._next in self._done and len(ready) < most:
@@ -253,33 +270,48 @@ class Pulling:
         Raises:
             KeyboardInterrupt: Ctrl-C, in a pool without threads.
         """
-        begin = clock.now()
-        end = begin + _TURN
-        with self._lock:
-            begun.append(True)
-            self._coming -= 1
-            dropped = self._stop(CancelledError()) if self._was_reset() else None  # since this was submitted
-            job = self._items.popleft() if self._items else None
-        del dropped
-        while job is not None:
-            place, arguments = job
-            try:
-                done: tuple[Any, BaseException | None] = self._fn(*arguments), None
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt) and self._starter == threading.get_ident():
-                    raise
-                done = None, error
-            job = arguments = None  # type: ignore[assignment]
-            now = clock.now()
+        outer, _here.pulls = getattr(_here, "pulls", False), True
+        try:
+            begin = clock.now()
+            end = begin + _TURN
             with self._lock:
-                if not self._closed:
-                    self._done[place] = done
-                if place == self._next:
-                    self._changed.notify()
-                seconds, count = self._seconds if self._seconds[1] < _NEWEST else (0.0, 0)
-                self._seconds = seconds + now - begin, count + 1
-                dropped = self._stop(CancelledError()) if self._was_reset() else None
-                if self._items and now < end:
-                    job = self._items.popleft()
-            del done, dropped  # not with the lock; and the traceback of an error holds this frame
-            begin = now
+                begun.append(True)
+                self._coming -= 1
+                dropped = self._stop(CancelledError()) if self._was_reset() else None  # since this was submitted
+                job = self._items.popleft() if self._items else None
+            del dropped
+            while job is not None:
+                begin, job = self._do(job, begin, end)
+        finally:
+            _here.pulls = outer
+
+    def _do(
+        self, job: tuple[int, tuple[Any, ...]], begin: float, end: float
+    ) -> tuple[float, tuple[int, tuple[Any, ...]] | None]:
+        """Do an item. Return the time, and the next item; ``None`` for that after the time ``end``.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, in a pool without threads.
+        """
+        place, arguments = job
+        try:
+            done: tuple[Any, BaseException | None] = self._fn(*arguments), None
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self._starter == threading.get_ident():
+                raise
+            done = None, error
+        job = arguments = None  # type: ignore[assignment]
+        now = clock.now()
+        following: tuple[int, tuple[Any, ...]] | None = None
+        with self._lock:
+            if not self._closed:
+                self._done[place] = done
+            if place == self._next:
+                self._changed.notify()
+            seconds, count = self._seconds if self._seconds[1] < _NEWEST else (0.0, 0)
+            self._seconds = seconds + now - begin, count + 1
+            dropped = self._stop(CancelledError()) if self._was_reset() else None
+            if self._items and now < end:
+                following = self._items.popleft()
+        del done, dropped  # not with the lock; and the traceback of an error holds this frame
+        return now, following

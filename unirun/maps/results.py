@@ -22,6 +22,35 @@ else:
 __all__ = ["Results", "in_order"]
 
 
+class _Turns:
+    """The batches, for ``itertools.chain``, which forgets its source where that raises, also under another call of it.
+
+    Who asks while another thread waits here, or an iterable that asks for results of its own map, gets the error that a
+    generator raises; but from what is iterated over, and not from here.
+    """
+
+    def __init__(self, batches: Iterator[Iterable[Any]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Iterable[Any]:
+        try:
+            return next(self._batches)
+        except ValueError as error:
+            # The generator's own, and not from within it.
+            traceback = error.__traceback__
+            if traceback is None or traceback.tb_next is not None:
+                raise
+            return _raising(error.with_traceback(None))
+
+
+def _raising(error: ValueError) -> Iterator[Any]:
+    raise error
+    yield
+
+
 class Results(_Chain):
     """An iterator over results, which can be closed as a generator can, and is faster than one."""
 
@@ -36,7 +65,7 @@ class Results(_Chain):
             batches: A generator of these.
             ended: Called when it is closed: a generator that has not begun does nothing then.
         """
-        results: Any = cls.from_iterable(batches)
+        results: Any = cls.from_iterable(_Turns(batches))
         results._batches, results._ended = batches, ended
         return results  # type: ignore[no-any-return]
 

@@ -78,7 +78,7 @@ class Source:
     ) -> None:
         whole, self._whole = self._whole, None
         if whole is not None and count is None:
-            self._ended = True
+            self._ended, self._items = True, iter(())  # which holds the caller's
             add(whole)
         elif not self._ended:
             items: list[Any] = []

@@ -7,3 +7,4 @@ else:
     from unirun.compat.surface import surface
 
     __getattr__, __dir__ = surface(__name__)
+    __all__ = [name for name in __dir__() if not name.startswith("_")]

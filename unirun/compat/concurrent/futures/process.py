@@ -10,3 +10,4 @@ else:
     from unirun.compat.surface import surface
 
     __getattr__, __dir__ = surface(__name__, managed={"ProcessPoolExecutor": "unirun.process"})
+    __all__ = [name for name in __dir__() if not name.startswith("_")]

@@ -9,3 +9,4 @@ else:
     from unirun.compat.surface import surface
 
     __getattr__, __dir__ = surface(__name__, managed={"ThreadPoolExecutor": "unirun.thread"})
+    __all__ = [name for name in __dir__() if not name.startswith("_")]
