@@ -110,6 +110,15 @@ def test_compat_has_every_name_of_the_stdlib() -> None:
     assert set(concurrent.futures.__all__) <= set(dir(compat_futures))
 
 
+@pytest.mark.parametrize("name", ["", ".process", ".thread", "._base"])
+def test_compat_has_what_a_star_imports(name: str) -> None:
+    ours: dict[str, object] = {}
+    theirs: dict[str, object] = {}
+    exec(f"from unirun.compat.concurrent.futures{name} import *", ours)
+    exec(f"from concurrent.futures{name} import *", theirs)
+    assert ours.keys() == theirs.keys()
+
+
 def test_compat_submodules() -> None:
     from unirun.compat.concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
     from unirun.compat.concurrent.futures.thread import ThreadPoolExecutor

@@ -52,6 +52,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch, variable: s
         ("UNIRUN_MAX_WORKERS", "0", "at least 1"),
         ("UNIRUN_MAX_WORKERS", "-3", "at least 1"),
         ("UNIRUN_MAX_WORKERS", "many", "at least 1"),
+        ("UNIRUN_MAX_WORKERS", "9" * 5000, "at least 1"),
         ("UNIRUN_START_METHOD", "clone", "'fork', 'spawn', 'forkserver'"),
         ("UNIRUN_DOWNGRADE", "loud", "'warn', 'silent', 'error'"),
         ("UNIRUN_LADDER", "threads,rockets", "'processes', 'pipes', 'threads', 'inline'"),
@@ -152,6 +153,22 @@ def test_a_pair_is_one_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (resolved.force_process, resolved.force_threads) == (True, False)
     resolved = resolve(RuntimeConfig(force_threads=False))
     assert (resolved.force_process, resolved.force_threads) == (False, False)
+
+
+def test_fields_of_a_subclass_are_the_programs_own() -> None:
+    class Settings(RuntimeConfig):
+        region: str = "eu"
+
+    settings = Settings(max_workers=3, region="us")
+    assert resolve(settings) == resolve(RuntimeConfig(max_workers=3))
+    try:
+        configure(settings)
+        assert resolve().max_workers == 3
+        assert configure(max_workers=4) == settings
+    finally:
+        configure()
+    with Run(flavor="threads", config=settings) as executor:
+        assert executor.submit(int, "3").result() == 3
 
 
 def test_configure_returns_what_was_and_forgets_without_arguments() -> None:

@@ -754,3 +754,193 @@ def test_results_for_which_there_is_no_room_are_sent_at_the_end() -> None:
         assert batches._unsent
     sizes.extend(map(len, results))
     assert sizes == [0] * 100 + [1 << 18] * 200
+
+
+@pytest.mark.parametrize("over", ["compat", "pipes", "cached threads"])
+def test_who_asks_at_the_same_time_is_refused_and_nothing_is_lost(over: str) -> None:
+    """As with a generator, which the stdlib's results are."""
+    config = RuntimeConfig(max_workers=2)
+    with Run(flavor="processes", config=config) as executor, compat.ProcessPoolExecutor(2) as pool:
+        maps: dict[str, Any] = {"compat": pool.map, "pipes": executor.map, "cached threads": unirun.map}
+        results = maps[over](nap_long, range(10))
+        refusals: list[str] = []
+
+        def ask() -> None:
+            while not refusals:  # until the other one waits
+                try:
+                    got.append(next(results))
+                except ValueError as error:
+                    refusals.append(str(error))
+                except StopIteration:
+                    return
+
+        got: list[int] = []
+        other = threading.Thread(target=ask)
+        other.start()
+        mine: list[int] = []
+        while True:
+            try:
+                mine.append(next(results))
+            except ValueError as error:
+                refusals.append(str(error))
+            except StopIteration:
+                break
+        other.join(PATIENCE)
+    assert sorted(mine + got) == list(range(10))
+    assert set(refusals) == {"generator already executing"}
+
+
+def test_an_iterable_may_not_ask_for_results_of_its_own_map() -> None:
+    """It is refused; the others come all the same."""
+    refusals: list[str] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            if number == 50:
+                try:
+                    next(results)
+                except ValueError as error:
+                    refusals.append(str(error))
+            yield number
+
+    with Run(flavor="processes", max_workers=2) as executor:
+        results = unirun.map(executor, nap, numbers(), buffersize=4)
+        assert list(results) == list(range(100))
+    assert refusals == ["generator already executing"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_slow_iterable_is_read_as_results_are_taken(own: bool) -> None:
+    """However short its items are: it may be a stream that lives."""
+
+    def ticks() -> Iterator[int]:
+        for number in itertools.count():
+            taken.append(number)
+            time.sleep(0.002)
+            yield number
+
+    with Run(flavor="processes", max_workers=2) as executor:
+        over = (executor,) if own else ()
+        list(unirun.map(*over, square, range(2000)))  # by which it is known that they are short
+        taken: list[int] = []
+        results = unirun.map(*over, square, ticks())
+        assert next(results) == 0
+        assert len(taken) < 200  # the window has thousands of items
+        results.close()  # type: ignore[attr-defined]
+
+
+class Seventh(Fraction):
+    """Can be referred to weakly."""
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("flavor", ["processes", "threads"])
+def test_items_go_when_they_are_done(kind: Any, flavor: Any) -> None:
+    with Run(flavor=flavor, max_workers=2) as executor:
+        items = [Seventh(number, 7) for number in range(500)]
+        alive = weakref.WeakSet(items)
+        results = executor.map(math.floor, kind(items))
+        del items
+        assert list(results) == [number // 7 for number in range(500)]
+        gc.collect()
+        assert not alive  # although somebody holds the results
+
+
+class SlowToLoad:
+    """Takes time to pickle, and to load."""
+
+    pickled = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        SlowToLoad.pickled += 1
+        time.sleep(0.002)
+        return loaded_slowly, (self.number,)
+
+
+def loaded_slowly(number: int) -> SlowToLoad:
+    time.sleep(0.002)
+    return SlowToLoad(number)
+
+
+def number_of(slow: SlowToLoad) -> int:
+    return slow.number
+
+
+@pytest.mark.parametrize("flavor", ["pipes", "compat"])
+def test_items_that_are_slow_to_load_are_not_pickled_again_and_again(flavor: str) -> None:
+    """The function is quick with them, so they go in batches, which take too long and come back."""
+    SlowToLoad.pickled = 0
+    with Run(flavor="processes", max_workers=2) as executor, compat.ProcessPoolExecutor(2) as pool:
+        items = [SlowToLoad(number) for number in range(200)]
+        results = (executor if flavor == "pipes" else pool).map(number_of, items)
+        assert list(results) == list(range(200))
+    assert SlowToLoad.pickled < 600
+
+
+@pytest.mark.parametrize("buffersize", [None, 8])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ThreadPoolExecutor, 2),
+        partial(compat.ThreadPoolExecutor, 2),
+        partial(ProcessPoolExecutor, 2),
+        partial(
+            compat.ProcessPoolExecutor, 2, max_tasks_per_child=100, mp_context=multiprocessing.get_context("spawn")
+        ),
+    ],
+)
+def test_chunks_keep_to_the_window(make: Any, buffersize: int | None) -> None:
+    """Over any executor, so that the iterable may be endless."""
+    source = Source()
+    with make() as pool:
+        results = unirun.map(pool, square, source, chunksize=3, buffersize=buffersize)
+        assert source.taken <= (buffersize + 1 if buffersize else 100)
+        assert list(itertools.islice(results, 100)) == [n * n for n in range(100)]
+        results.close()  # type: ignore[attr-defined]
+    assert source.taken < 300
+
+
+def test_chunks_of_any_executor_end_with_the_iterable() -> None:
+    with ProcessPoolExecutor(2) as pool:
+        assert list(unirun.map(pool, pow, range(10), range(10), chunksize=4)) == [n**n for n in range(10)]
+
+
+def test_a_pool_that_is_cancelled_while_items_are_read() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        pool.shutdown(wait=False, cancel_futures=True)
+        yield 2
+
+    with compat.ProcessPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="after shutdown"):
+        pool.map(square, numbers())
+
+
+def test_items_that_map_over_the_same_threads() -> None:
+    """All threads wait then, each for items of its own."""
+
+    def nested(depth: int) -> int:
+        return 1 + sum(unirun.map(nested, [depth - 1] * 3)) if depth else 1
+
+    done: Future[int] = Future()
+    threading.Thread(target=lambda: done.set_result(nested(4)), daemon=True).start()
+    assert done.result(PATIENCE) == 121
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_ends_a_pool_whose_thread_was_submitting() -> None:
+    """It holds the pool's lock then, and is not in the child to release it."""
+    with compat.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        pool.submit(square, 1).result(PATIENCE)
+        held: Any = pool._shutdown_lock
+        with held:
+            child = os.fork()
+            if not child:
+                try:
+                    pool.shutdown()
+                    os._exit(0)
+                except BaseException:
+                    os._exit(1)
+        assert exit_status(child) == 0

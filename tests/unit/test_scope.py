@@ -5,6 +5,7 @@ import contextvars
 import errno
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -44,6 +45,13 @@ class Two(Exception):
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
+
+
+def lasting(folder: str, seconds: float = 0.3) -> None:
+    """Take some time, and say when that begins and ends."""
+    Path(folder, "begins").touch()
+    time.sleep(seconds)
+    Path(folder, "ends").touch()
 
 
 def fail_with_two(number: int) -> None:
@@ -203,21 +211,58 @@ def test_stop_iteration_has_an_end(run: Any) -> None:
     asyncio.run(main())
 
 
-def test_leaving_an_async_scope_waits_even_when_cancelled(tmp_path: Path) -> None:
-    async def scope() -> None:
-        async with Run(flavor="threads", max_workers=1) as executor:
-            executor.submit(nap, 0.3)
-            executor.submit(mark, str(tmp_path / "done"))
+@pytest.mark.parametrize("flavor", ["threads", "processes", "own"])
+def test_an_async_scope_that_is_cancelled_at_its_end(flavor: Any, tmp_path: Path) -> None:
+    """Where it waits for most of its time: the same as in the block."""
+    own = ThreadPoolExecutor(1) if flavor == "own" else None
+
+    async def scope(run: Run) -> None:
+        async with run as executor:
+            executor.submit(lasting, str(tmp_path))
+            executor.submit(mark, str(tmp_path / "begun"))
 
     async def main() -> None:
-        task = asyncio.create_task(scope())
-        await asyncio.sleep(0.1)
+        run = Run(flavor="threads" if own else flavor, max_workers=1, executor=own)
+        task = asyncio.create_task(scope(run))
+        while not (tmp_path / "begins").exists():
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (tmp_path / "done").exists()
+        assert (tmp_path / "ends").exists()
+        assert not (tmp_path / "begun").exists()
+        assert run.trace is not None
 
     asyncio.run(main())
+    if own is not None:
+        own.shutdown()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal there is no function for")
+def test_ctrl_c_while_the_end_of_a_scope_waits(tmp_path: Path) -> None:
+    """As in the block: what runs is interrupted, what waits is cancelled. And the decision stays to be seen."""
+    run = Run(flavor="processes", max_workers=1)
+    futures: list[Future[Any]] = []
+
+    def interrupt() -> None:
+        while not (tmp_path / "begins").exists():
+            time.sleep(0.01)
+        time.sleep(0.1)  # until the block is left
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), run as executor:  # noqa: PT012
+            futures += executor.submit(lasting, str(tmp_path), PATIENCE), executor.submit(square, 2)
+            threading.Thread(target=interrupt).start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.trace is not None
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - KeyboardInterrupt, or that its worker was killed
+        futures[0].result(PATIENCE / 2)
+    assert not (tmp_path / "ends").exists()
+    with pytest.raises(CancelledError):
+        futures[1].result(PATIENCE / 2)
 
 
 def test_map_and_submit_over_any_executor_or_none() -> None:

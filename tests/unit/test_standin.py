@@ -18,6 +18,9 @@ from unirun.compat.concurrent.futures.process import BrokenProcessPool, ProcessP
 import unirun
 
 assert futures.ProcessPoolExecutor is ProcessPoolExecutor
+names = {}
+exec("from unirun.compat.concurrent.futures.process import *", names)
+assert names["ProcessPoolExecutor"] is ProcessPoolExecutor and names["BrokenProcessPool"] is BrokenProcessPool
 with ProcessPoolExecutor(2) as pool:
     mine = [3, 1, 2]
     assert pool.submit(sorted, mine).result() == [1, 2, 3]

@@ -40,7 +40,11 @@ def surface(
         except (AttributeError, ModuleNotFoundError) as error:
             raise AttributeError(f"module {module!r} has no attribute {name!r}") from error
 
-    return lookup, lambda: sorted({*dir(original), *managed, *submodules})
+    def names() -> list[str]:
+        here = dir(original) if original is not None else importlib.import_module("unirun.backends.standin").__all__
+        return sorted({*here, *managed, *submodules})
+
+    return lookup, names
 
 
 def _stdlib(module: str) -> ModuleType | None:
