@@ -21,7 +21,7 @@ from functools import partial
 
 from unirun import clock
 from unirun.maps import exits
-from unirun.maps.results import Results
+from unirun.maps.results import Popping, Results
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ class Pulling:
 
     def _results(self) -> Iterator[Iterator[Any]]:
         """Iterate over iterators over results that are there."""
-        turns: Iterator[Any] = iter(())
+        newest: Popping | None = None
         try:
             while True:
                 ready, error = self._await()
                 if some := len(ready):
                     ready.reverse()
-                    turns = itertools.repeat((), some)
-                    yield itertools.starmap(ready.pop, turns)  # so each goes when it is taken
+                    newest = Popping.of(ready)
+                    yield newest
                 if error is not None:
                     try:
                         raise error
@@ -133,8 +133,8 @@ class Pulling:
                     return
                 self._take()
         finally:
-            for _ in turns:
-                pass  # if it is closed: nothing more comes
+            if newest is not None:
+                newest.close()
             self._close()
 
     def _close(self) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import weakref
 from functools import partial
+from operator import length_hint
+from types import GeneratorType
 
 import unirun.backends.batch as worker
 
@@ -16,39 +20,95 @@ if TYPE_CHECKING:
     from unirun.maps.parcels import Batch
 
     _Chain: TypeAlias = itertools.chain[Any]
+    _Starmap: TypeAlias = itertools.starmap[Any]
 else:
-    _Chain = itertools.chain  # to say `Any` would load `typing`
+    _Chain, _Starmap = itertools.chain, itertools.starmap  # to say `Any` would load `typing`
 
-__all__ = ["Results", "in_order"]
+__all__ = ["Popping", "Results", "in_order"]
 
 
 class _Turns:
-    """The batches, for ``itertools.chain``, which forgets its source where that raises, also under another call of it.
+    """The batches, for ``itertools.chain``, whose source this is, and which is made for one thread.
 
-    Who asks while another thread waits here, or an iterable that asks for results of its own map, gets the error that a
-    generator raises; but from what is iterated over, and not from here.
+    Another one that asks while it waits here, or an iterable that asks for results of its own map, gets the error that
+    a generator raises. Not from here: the chain forgets a source that raises. And what it gets takes the place of what
+    it has, which may be another thread's newest batch: so that one is given again, until it is spent.
     """
 
     def __init__(self, batches: Iterator[Iterable[Any]]) -> None:
         self._batches = batches
+        self._inside = threading.Lock()  # held by who is in here; never waited for
+        #: The newest batch.
+        self.newest: Iterator[Any] = iter(())
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Iterable[Any]:
+    def __next__(self) -> Iterator[Any]:
+        held: list[bool] = []
         try:
-            return next(self._batches)
-        except ValueError as error:
-            # The generator's own, and not from within it.
-            traceback = error.__traceback__
-            if traceback is None or traceback.tb_next is not None:
-                raise
-            return _raising(error.with_traceback(None))
+            held.extend(map(self._inside.acquire, (False,)))  # one step, between whose parts no Ctrl-C can come
+            if not held[0]:
+                return _Refusal(self)
+            if _spent(self.newest):
+                self.newest = iter(next(self._batches))
+            return self.newest
+        finally:
+            if True in held:
+                self._inside.release()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for the next batch."""
+        return self._inside.locked()
 
 
-def _raising(error: ValueError) -> Iterator[Any]:
-    raise error
-    yield
+class _Refusal:
+    """In the place of a batch: raises an error, once for who was refused, and then is the newest batch."""
+
+    def __init__(self, turns: _Turns) -> None:
+        self._turns = weakref.ref(turns)  # the chain may forget to let go of this
+        self._refused: int | None = threading.get_ident()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        turns = self._turns()
+        if self._refused == threading.get_ident() or turns is None or turns.waiting:
+            self._refused = None
+            raise ValueError("generator already executing")
+        return next(turns.newest)
+
+
+class Popping(_Starmap):
+    """An iterator that takes the last items of a list, one after the other, and so holds none that it has yielded."""
+
+    _items: list[Any]
+    _turns: Iterator[Any]
+
+    @classmethod
+    def of(cls, items: list[Any]) -> Self:
+        """Return one for all items of a list."""
+        turns = itertools.repeat((), len(items))
+        made = cls(items.pop, turns)
+        made._items, made._turns = items, turns
+        return made
+
+    def close(self) -> None:
+        """Yield nothing more."""
+        for _ in self._turns:
+            pass
+
+    def __length_hint__(self) -> int:
+        return len(self._items)
+
+
+def _spent(batch: Any) -> bool:
+    """Tell whether an iterator has nothing left."""
+    if isinstance(batch, GeneratorType):
+        return batch.gi_frame is None
+    return length_hint(batch, 1) == 0
 
 
 class Results(_Chain):
