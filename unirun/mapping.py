@@ -7,12 +7,13 @@ from operator import index
 from typing import Any, ParamSpec, TypeVar, overload
 
 from unirun import leases
-from unirun.backends.chunks import cut, flat, run_chunk
+from unirun.backends.chunks import cut, run_chunk
 from unirun.caller import caller
 from unirun.host import usable_cpus
 from unirun.maps.batches import Batches
 from unirun.maps.executor import BatchingExecutor
 from unirun.maps.pulling import Pulling
+from unirun.maps.results import Results
 from unirun.pools import is_executor
 
 __all__ = ["map", "submit"]
@@ -130,7 +131,8 @@ def map(
         window=window,
         timeout=timeout,
     )
-    return flat(batches.begin()) if joined else batches.begin()
+    results: Any = batches.begin()
+    return Results.of((chunk for chunk in results), results.close) if joined else results
 
 
 @overload

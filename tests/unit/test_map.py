@@ -903,6 +903,20 @@ def test_chunks_keep_to_the_window(make: Any, buffersize: int | None) -> None:
     assert source.taken < 300
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+@pytest.mark.parametrize("over", ["cached threads", "pipes", "chunks"])
+def test_closed_results_have_an_end(over: str, taken: int) -> None:
+    """Also with results that are there, and before the first was asked for."""
+    with Run(flavor="processes", max_workers=2) as executor, ThreadPoolExecutor(2) as threads:
+        before: dict[str, Any] = {"cached threads": [], "pipes": [executor], "chunks": [threads]}
+        called: Any = partial(unirun.map, *before[over], nap, Source())
+        results = called(chunksize=3 if over == "chunks" else 1)
+        time.sleep(0.05)
+        assert list(itertools.islice(results, taken)) == list(range(taken))
+        results.close()
+        assert list(results) == []
+
+
 def test_chunks_of_any_executor_end_with_the_iterable() -> None:
     with ProcessPoolExecutor(2) as pool:
         assert list(unirun.map(pool, pow, range(10), range(10), chunksize=4)) == [n**n for n in range(10)]
@@ -927,6 +941,14 @@ def test_items_that_map_over_the_same_threads() -> None:
     done: Future[int] = Future()
     threading.Thread(target=lambda: done.set_result(nested(4)), daemon=True).start()
     assert done.result(PATIENCE) == 121
+
+
+def test_a_class_of_pools_may_have_no_hash() -> None:
+    class Equal(compat.ProcessPoolExecutor):
+        __hash__ = None  # type: ignore[assignment]
+
+    with Equal(1) as pool:
+        assert pool.submit(square, 2).result(PATIENCE) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -47,15 +47,6 @@ def cut(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield chunk
 
 
-def flat(chunks: Any) -> Iterator[Any]:
-    """Yield the results of one chunk after the other, from an iterator that is closed with this one."""
-    try:
-        for chunk in chunks:
-            yield from chunk
-    finally:
-        chunks.close()
-
-
 def run_chunk(fn: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Call ``fn`` with each item of a chunk."""
     return [fn(*args) for args in chunk]

@@ -41,7 +41,7 @@ _WORK: Final = 0.016
 _ITEMS: Final = 1 << 16
 #: Seconds of taking items after which it is time to look whether there are results.
 _LOOK: Final = 0.0005
-#: Whether this thread is one of the pool's: the attribute ``pulls`` is there.
+#: ``pulls`` is whether this thread does items just now.
 _here = threading.local()
 #: Items after which the time that they take is judged by newer ones only.
 _NEWEST: Final = 256
@@ -151,9 +151,9 @@ class Pulling:
         """Return the next results, and the error that comes after them; at the end neither."""
         while (found := self._look()) is None:
             with self._lock:
-                job = self._items.popleft() if self._items else None
-            if job is not None:
-                self._do(job, clock.now(), -math.inf)
+                jobs = [self._items.popleft()] if self._items else []
+            if jobs:
+                self._do(jobs, clock.now(), -math.inf)
         return found
 
     def _look(self) -> tuple[list[Any], BaseException | None] | None:
@@ -278,31 +278,28 @@ class Pulling:
                 begun.append(True)
                 self._coming -= 1
                 dropped = self._stop(CancelledError()) if self._was_reset() else None  # since this was submitted
-                job = self._items.popleft() if self._items else None
+                jobs = [self._items.popleft()] if self._items else []
             del dropped
-            while job is not None:
-                begin, job = self._do(job, begin, end)
+            while jobs:
+                begin = self._do(jobs, begin, end)
         finally:
             _here.pulls = outer
 
-    def _do(
-        self, job: tuple[int, tuple[Any, ...]], begin: float, end: float
-    ) -> tuple[float, tuple[int, tuple[Any, ...]] | None]:
-        """Do an item. Return the time, and the next item; ``None`` for that after the time ``end``.
+    def _do(self, jobs: list[tuple[int, tuple[Any, ...]]], begin: float, end: float) -> float:
+        """Do the item that is in a list, and put the next one into it, before the time ``end``. Return the time.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, in a pool without threads.
         """
-        place, arguments = job
+        place, arguments = jobs.pop()
         try:
             done: tuple[Any, BaseException | None] = self._fn(*arguments), None
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._starter == threading.get_ident():
                 raise
             done = None, error
-        job = arguments = None  # type: ignore[assignment]
+        arguments = ()
         now = clock.now()
-        following: tuple[int, tuple[Any, ...]] | None = None
         with self._lock:
             if not self._closed:
                 self._done[place] = done
@@ -312,6 +309,6 @@ class Pulling:
             self._seconds = seconds + now - begin, count + 1
             dropped = self._stop(CancelledError()) if self._was_reset() else None
             if self._items and now < end:
-                following = self._items.popleft()
+                jobs.append(self._items.popleft())
         del done, dropped  # not with the lock; and the traceback of an error holds this frame
-        return now, following
+        return now

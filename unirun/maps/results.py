@@ -84,7 +84,6 @@ class _Refusal:
 class Popping(_Starmap):
     """An iterator that takes the last items of a list, one after the other, and so holds none that it has yielded."""
 
-    _items: list[Any]
     _turns: Iterator[Any]
 
     @classmethod
@@ -92,7 +91,7 @@ class Popping(_Starmap):
         """Return one for all items of a list."""
         turns = itertools.repeat((), len(items))
         made = cls(items.pop, turns)
-        made._items, made._turns = items, turns
+        made._turns = turns
         return made
 
     def close(self) -> None:
@@ -101,7 +100,7 @@ class Popping(_Starmap):
             pass
 
     def __length_hint__(self) -> int:
-        return len(self._items)
+        return length_hint(self._turns)
 
 
 def _spent(batch: Any) -> bool:
