@@ -68,8 +68,8 @@ class _Awake:
 
 
 _AWAKE = _Awake()
-#: Those that were constructed, by their ids: a class of the program's may have no hash.
-_pools: dict[int, weakref.ref[GuardedProcessPool]] = {}
+#: Those that were constructed. No set: a class of the program's may have no hash.
+_pools: list[weakref.ref[GuardedProcessPool]] = []
 
 
 class GuardedProcessPool(_Base):
@@ -162,7 +162,7 @@ class GuardedProcessPool(_Base):
                 # Only the question how many semaphores there are is forbidden; they may well work.
                 without_system_limits(stdlib, construct)
             lock_wakeup(self, self._executor_manager_thread_wakeup)
-            _pools[id(self)] = weakref.ref(self, lambda _, key=id(self): _pools.pop(key, None))
+            _pools.append(weakref.ref(self, _pools.remove))
         except Exception as error:
             self._unirun_release()
             raise self._unirun_refused_construction(error) from None
@@ -381,7 +381,7 @@ class GuardedProcessPool(_Base):
 
 def _free_locks() -> None:
     """In a forked child, free the locks of pools: their threads, which go on with maps, held them, and are not here."""
-    for pool in [made() for made in _pools.copy().values()]:
+    for pool in [made() for made in _pools.copy()]:
         wakeup = getattr(pool, "_executor_manager_thread_wakeup", None)
         locks: tuple[Any, ...] = getattr(pool, "_shutdown_lock", None), getattr(wakeup, "_lock", None)
         for lock in filter(None, locks):
