@@ -132,7 +132,7 @@ def map(
         timeout=timeout,
     )
     results: Any = batches.begin()
-    return Results.of((chunk for chunk in results), results.close) if joined else results
+    return Results.of(_chunks(results), results.close) if joined else results
 
 
 @overload
@@ -168,6 +168,16 @@ def submit(executor: Executor | Callable[..., Any], /, *arguments: Any, **kwargs
     fn: Any = executor
     _check_order("submit", fn, fn, arguments)
     return leases.submit("auto", "submit", caller(), fn, *arguments, **kwargs)
+
+
+def _chunks(results: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    """Yield the results of one chunk after the other; of the newest one nothing is left when this is closed."""
+    newest: list[Any] = []
+    try:
+        for newest in results:
+            yield newest
+    finally:
+        newest.clear()
 
 
 def _check_seconds(timeout: Any) -> None:

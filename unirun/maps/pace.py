@@ -49,9 +49,8 @@ class Pace:
     def __init__(self, workers: int, seconds: float | None) -> None:
         self._newest: deque[float] = deque([] if seconds is None else [seconds], maxlen=workers)
         self._workers = workers
-        self._most = (
-            _MOST  # items in a batch, as many as the newest one that was cut short has done, and more by and by
-        )
+        # Items in a batch: as many as the newest one that was cut short has done, and more by and by.
+        self._most = _MOST
         self._share = 0  # the items in a batch of this round,
         self._round = 0  # of which so many are to come
         self._done, self._took = 0, 0.0  # items, and the seconds that all of them took
