@@ -27,6 +27,7 @@ from tests.conformance.quiet import exit_status
 from tests.conformance.tasks import Gate, until
 from tests.pipes.jobs import Large
 from unirun import Run, RuntimeConfig, configure, leases
+from unirun.backends import batch
 from unirun.backends.pipes.arena import Arena
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
@@ -966,3 +967,26 @@ def test_a_forked_child_ends_a_pool_whose_thread_was_submitting() -> None:
                 except BaseException:
                     os._exit(1)
         assert exit_status(child) == 0
+
+
+def test_what_items_take_is_remembered_of_several_functions() -> None:
+    paces: dict[Any, float] = {}
+    tasks: list[Any] = []
+
+    def submit(fn: Any, *args: Any) -> Future[Any]:
+        tasks.append(fn)
+        return POOL.submit(fn, *args)
+
+    def of(fn: Any) -> Any:
+        """Map a function, and return the first task."""
+        tasks.clear()
+        ended: list[object] = []
+        sending = Batches(submit, fn, ([1, 2, 3],), workers=1, size=None, paces=paces, ended=ended.append)
+        assert list(sending.begin()) == [fn(1), fn(2), fn(3)]
+        until(lambda: ended, "the end of the map")
+        return tasks[0]
+
+    assert [of(abs), of(float), of(abs), of(float)] == [batch.timed, batch.timed, batch.run, batch.run]
+    for fn in [bool, complex, hex, oct, bin, chr, repr, str, float]:
+        of(fn)
+    assert list(paces) == [complex, hex, oct, bin, chr, repr, str, float]

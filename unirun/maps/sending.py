@@ -17,11 +17,14 @@ from unirun.maps.unsent import Unsent
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Final
 
     from unirun.maps.parcels import Batch
 
 __all__ = ["Sending"]
+
+#: Functions of which it is remembered how long an item took; which keeps them alive.
+_FUNCTIONS: Final = 8
 
 
 class Sending:
@@ -131,8 +134,10 @@ class Sending:
                 return
             ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
             if ended is not None and self._pace.known:
-                self._paces.clear()  # of the newest function only
+                self._paces.pop(self._fn, None)
                 self._paces[self._fn] = self._pace.average
+                for old in list(self._paces)[:-_FUNCTIONS]:  # other maps may be here too: single steps
+                    self._paces.pop(old, None)
         exits.discard(self)
         if ended is not None:
             ended(self)
