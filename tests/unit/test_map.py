@@ -983,7 +983,7 @@ def test_what_items_take_is_remembered_of_several_functions() -> None:
         ended: list[object] = []
         sending = Batches(submit, fn, ([1, 2, 3],), workers=1, size=None, paces=paces, ended=ended.append)
         assert list(sending.begin()) == [fn(1), fn(2), fn(3)]
-        until(lambda: ended, "the end of the map")
+        until(lambda: bool(ended), "the end of the map")
         return tasks[0]
 
     assert [of(abs), of(float), of(abs), of(float)] == [batch.timed, batch.timed, batch.run, batch.run]

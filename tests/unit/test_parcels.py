@@ -1,6 +1,7 @@
 """Which items of a map travel in one pickle: what nobody can change, and nothing else."""
 
 import pickle
+from functools import partial
 from typing import Any
 
 from hypothesis import given
@@ -66,3 +67,32 @@ def test_large_texts_go_alone() -> None:
     parcels = Parcels(len, False)
     assert parcels.pack([b"x" * 700] * 300).count < 300
     assert not parcels.alone
+
+
+def test_after_large_items_small_ones_go_together_again() -> None:
+    """How many go alone before that is tried doubles with each large one."""
+    parcels, small = Parcels(len, False), (1, 2)
+
+    def alone() -> int:
+        count = 0
+        while parcels.alone:
+            parcels.single(small, timed=True)
+            count += 1
+        return count
+
+    counts = []
+    for _ in range(4):
+        assert parcels.pack([Large(), small, small]).count == 1
+        counts.append(alone())
+    assert counts == [64, 128, 256, 512]
+    assert parcels.pack([small, small, Large()]).count == 3
+    assert parcels.pack([Large(), small]).count == 1
+    assert alone() == 64
+
+
+def test_a_large_function_never_travels_with_several_items() -> None:
+    parcels = Parcels(partial(len, b"x" * 100_000), False)
+    for _ in range(100):
+        assert parcels.pack([(), ()]).count == 1
+        assert parcels.alone
+        parcels.single((), timed=True)

@@ -6,6 +6,7 @@ See ``backends.batch`` for the other end.
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 
 from unirun import clock
@@ -24,6 +25,9 @@ __all__ = ["Batch", "Parcel", "Parcels"]
 _BYTES: Final = 1 << 16
 #: Seconds of pickling for one parcel: the worker waits meanwhile.
 _SECONDS: Final = 0.002
+#: Items that are sent one by one after a large one, before it is tried again whether several fit into a parcel; when
+#: they do not, twice as many. To find that out a large one is pickled once more.
+_SINGLES: Final = 64
 
 
 class Batch:
@@ -78,8 +82,15 @@ class Parcels:
         self._spread = spread
         # The function as it is now, where each item is to have its own; empty where it need not, and does not change.
         self._packed: bytes | None = None
-        #: The items are better sent one by one: they are large, or the function is, or it cannot be pickled as it is.
-        self.alone: bool = False
+        # So many items are still to be sent one by one: they are large, or the function is, or it cannot be pickled as
+        # it is. And so many will be when the next one is large.
+        self._singles: float = 0
+        self._next_singles = _SINGLES
+
+    @property
+    def alone(self) -> bool:
+        """Whether the next item is better sent by itself."""
+        return self._singles > 0
 
     def pack(self, items: Sequence[Any]) -> Parcel:
         """Return a parcel with the first ones of some items, or with the first one alone."""
@@ -94,7 +105,7 @@ class Parcels:
             texts = (each for each in self._values(items) if type(each) in TEXTS)
             size = sum(map(len, texts)) if kinds & TEXTS else 0  # the others take next to no room
             count = max(1, len(items) * _BYTES // size) if size > _BYTES else len(items)
-            self.alone = count == 1 < len(items)  # others will be as large
+            self._note(large=count == 1 < len(items))
             return self._parcel(items[:count], False)
         packed: list[Any] = []
         size = 0
@@ -106,17 +117,23 @@ class Parcels:
             except Exception:
                 break  # it fails by itself, or can be sent once, when it is sent alone
             size += len(packed[-1])
-            if size > _BYTES:
-                self.alone = len(packed) == 1  # others will be as large
+            if size > _BYTES or clock.now() > end:
                 break
-            if clock.now() > end:
-                break
+        self._note(large=len(packed) == 1 and size > _BYTES)
         return self._parcel(packed or items[:1], True)
 
     def single(self, item: Any, *, timed: bool) -> tuple[Any, ...]:
         """Return what to submit for an item that travels alone: whether its result is ``Timed``, or as it is."""
+        self._singles = max(0, self._singles - 1)
         task = self._fn, *(item if self._spread else (item,))
         return (_timed, *task) if timed else task
+
+    def _note(self, *, large: bool) -> None:
+        """Take note of whether one item filled a parcel by itself: others will be as large, for a while."""
+        if large:
+            self._singles, self._next_singles = self._next_singles, 2 * self._next_singles
+        else:
+            self._next_singles = _SINGLES
 
     def _parcel(self, items: Sequence[Any], pickled: bool) -> Parcel:
         return Parcel(self._packed or self._fn, items, self._spread, pickled, len(items))
@@ -131,7 +148,7 @@ class Parcels:
         except Exception:  # it goes by value, or once, or not at all, which its executor knows
             packed = None
         if packed is None or len(packed) > _BYTES:
-            self.alone = True
+            self._singles = math.inf
             return False
         self._packed = b"" if by_name(self._fn) else packed
         return True
