@@ -21,7 +21,10 @@ from tests.pipes import jobs
 from tests.pipes.jobs import Large
 from unirun import Run, RuntimeConfig
 from unirun.backends.pipes import arena as module
-from unirun.backends.pipes.arena import SMALLEST, Arena, Shared
+from unirun.backends.pipes import mapped
+from unirun.backends.pipes.arena import SMALLEST, Arena
+from unirun.backends.pipes.manager import Manager
+from unirun.backends.pipes.mapped import Shared
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pool import PipePool, open_pipes
 from unirun.backends.pipes.protocol import Placed, ProtocolError
@@ -239,6 +242,56 @@ def test_what_is_kept_for_later_is_bounded(single: PipePool) -> None:
         assert single.submit(jobs.checksum, large(1, module._KEPT // 2 + 5)).result(PATIENCE)
         assert single.submit(jobs.checksum, large(1, module._KEPT // 8)).result(PATIENCE)
     until(lambda: sum(block.size for block in arena(single)._free) <= module._KEPT)
+
+
+def test_what_a_task_leaves_is_bounded(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the oldest is."""
+    monkeypatch.setattr(module, "LINGER", 1000.0)
+    for sizes in [SMALLEST] * 8, [module._KEPT // 2 + 1] * 4:
+        single.submit(jobs.checksum, *(large(1, size) for size in sizes)).result(PATIENCE)
+    until(lambda: memory(single) <= module._KEPT)
+
+
+def test_what_cannot_be_given_back_is_used_again(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where it cannot be used, no more is taken."""
+    monkeypatch.setattr(module.mmap, "MADV_REMOVE", 12345)  # as where a host forbids it
+    size = module._KEPT + (1 << 20)
+    for number in (1, 2, 3):
+        assert single.submit(jobs.checksum, large(number, size)).result(PATIENCE) == jobs.checksum(large(number, size))
+    assert single.submit(jobs.checksum, large(4)).result(PATIENCE) == jobs.checksum(large(4))
+    assert memory(single) == size
+
+
+def test_nobody_wakes_while_a_task_has_memory(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there was a time without anything to do."""
+    monkeypatch.setattr(module, "LINGER", 0.1)
+    turns = []
+    turn = Manager._turn
+    monkeypatch.setattr(Manager, "_turn", lambda manager: turns.append(1) or turn(manager))  # type: ignore[func-returns-value]
+    single.submit(jobs.checksum, large(1)).result(PATIENCE)
+    until(lambda: arena(single).due is not None)
+    single.submit(jobs.sleep_with, large(2), 1).result(PATIENCE)
+    assert len(turns) < 50
+
+
+def test_a_child_that_a_task_forks_has_its_arguments(pool: PipePool, tmp_path: Path) -> None:
+    """Also when the task is done, and others have its memory."""
+    gate, path = str(tmp_path / "gate"), tmp_path / "said"
+    pool.submit(jobs.fork_with, large(1), gate, str(path)).result(PATIENCE)
+    for number in range(20):
+        pool.submit(jobs.checksum, large(1000 + number)).result(PATIENCE)
+    Path(gate).touch()
+    until(path.exists)
+    assert int(path.read_text()) == jobs.checksum(large(1))
+
+
+def test_tasks_may_keep_more_than_there_are_descriptors(single: PipePool) -> None:
+    there = single.submit(jobs.descriptors).result(PATIENCE)
+    for number in range(100):
+        single.submit(jobs.keep, large(number, SMALLEST)).result(PATIENCE)
+    assert single.submit(jobs.descriptors).result(PATIENCE) <= there + mapped._MAPPED
+    kept = single.submit(jobs.checksums_of_kept).result(PATIENCE)[1]
+    assert kept == [jobs.checksum(large(number, SMALLEST)) for number in range(100)]
 
 
 def test_nothing_has_a_name() -> None:

@@ -1,11 +1,11 @@
-"""Arena: memory that a pool's parent and its workers share, for large buffers on their way to a worker.
+"""Arena: memory that a pool's parent shares with its workers, for large buffers on their way there; the parent's side.
 
      parent                           memory without a name                     worker
     ┌────────────┐  copied once  ┌───────┬───────┬───────────────┐  mapped   ┌───────────────┐
     │ NumPy array├──────────────►│ block │ block │ (not in use)  ├──────────►│ a private copy│
     └────────────┘               └───────┴───────┴───────────────┘           └───────────────┘
 
-A task's frame says where its buffers are. The worker maps them privately: what it writes goes to pages of its own.
+A task's frame says where its buffers are. The worker's side is in ``mapped``.
 
 Guarantees:
     No semaphore, no name in ``/dev/shm``, no resource tracker: the kernel frees the memory when the last process of the
@@ -15,7 +15,6 @@ Guarantees:
     Where there is no such memory, or not enough, buffers travel through the pipe.
 
 Does not promise:
-    That a process which a task forks, and which outlives it, has the task's arguments unchanged.
     That two tasks with the same array share a block, except within one call of ``map``, by its ``Memo``: a program may
     change an array between two calls of ``submit``.
 """
@@ -27,14 +26,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 from unirun import clock
 from unirun.backends.pipes import forks
+from unirun.backends.pipes.mapped import Shared
 from unirun.backends.pipes.memo import Memo
-from unirun.backends.pipes.protocol import Placed, ProtocolError
+from unirun.backends.pipes.protocol import Placed
 
-__all__ = ["LINGER", "Arena", "Block", "Shared", "keep", "opened"]
+__all__ = ["LINGER", "Arena", "Block", "opened"]
 
 #: Bytes of a buffer from which a mapping in the worker costs less than the way through the pipe.
 SMALLEST: Final = 1 << 18
@@ -43,12 +43,12 @@ SMALLEST: Final = 1 << 18
 LINGER: Final = 10.0
 #: Bytes of unused blocks that are kept at most.
 _KEPT: Final = 1 << 26
+#: Bytes that are given back in one step, for which they are mapped: there may be little address space left.
+_STEP: Final = 1 << 24
 #: Blocks at most: each has a mapping here, and before Python 3.13 a descriptor.
 _BLOCKS: Final = 32
 #: Objects of which a map remembers that they were sent: the newest.
 _REMEMBERED: Final = 4
-#: `MADV_POPULATE_WRITE` of Linux's <mman.h>, which Python does not name: as if each page were written to.
-_POPULATE_WRITE: Final = 23
 
 
 class Block:
@@ -124,13 +124,15 @@ class Arena:
             block = self._allocate(view.nbytes)
             if block is None:
                 return None
+            self._idle_since = None
             self._copying += 1
         try:
             self._fill(block, view)
         except OSError:  # out of memory, or beyond RLIMIT_FSIZE: not to be used again, as part of it may not be there
             with self._lock:
                 self._used.discard(block)
-            self._give_back(block)
+                self._give_back(block)
+            self.release(())
             return None
         except BaseException:  # Ctrl-C
             self.release([block])
@@ -176,6 +178,8 @@ class Arena:
                     except (OSError, ValueError):
                         pass  # no descriptor is left: it is written to again
                 return block
+        if sum(free.size for free in self._free) > _KEPT:
+            return None  # they cannot be given back on this host
         size = -(-length // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         try:
             if self._end + size > self._length:
@@ -197,13 +201,14 @@ class Arena:
                 if not block.users and block in self._used:
                     self._used.remove(block)
                     self._free.append(block)
-                    if sum(free.size for free in self._free) > _KEPT:
-                        self._give_back(self._free.pop(0))
+            while sum(free.size for free in self._free) > _KEPT:
+                largest = max(self._free, key=lambda free: free.size)
+                if not self._give_back(largest):
+                    break
+                self._free.remove(largest)
             if not self._used and self._free and self._idle_since is None:
                 self._idle_since = clock.now()
                 quiet = True
-            elif self._used:
-                self._idle_since = None
         if quiet:
             self._ring()
 
@@ -226,24 +231,29 @@ class Arena:
             if self._idle_since is None or self._used or clock.now() < self._idle_since + LINGER:
                 return
             self._idle_since = None
-            for block in self._free:
-                self._give_back(block)
-            self._free.clear()
+            self._free = [block for block in self._free if not self._give_back(block)]
             # The file stays as long as it is: a worker may have pages of its own in a mapping beyond a new end, and
             # would lose them. What was given back takes no memory.
-            self._end = 0
+            self._end = max((block.offset + block.size for block in self._free), default=0)
 
     def _mapped(self, block: Block) -> mmap.mmap:
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         return mmap.mmap(self.shared.fd, block.size, flags=flags, offset=block.offset)
 
-    def _give_back(self, block: Block) -> None:
+    def _give_back(self, block: Block) -> bool:
+        """Give the memory of a block back to the system, and return whether it was. The lock is held."""
         try:
-            memory = block.memory or mmap.mmap(self.shared.fd, block.size, offset=block.offset)
-            memory.madvise(mmap.MADV_REMOVE)
-            memory.close()
-        except (OSError, ValueError):
-            pass  # no descriptor is left: what comes to lie there, or the end of the pool, will use the memory
+            if block.memory is not None:
+                block.memory.madvise(mmap.MADV_REMOVE)
+                block.memory.close()
+            else:
+                for start in range(0, block.size, _STEP):
+                    size = min(_STEP, block.size - start)
+                    with mmap.mmap(self.shared.fd, size, offset=block.offset + start) as memory:
+                        memory.madvise(mmap.MADV_REMOVE)
+        except (OSError, ValueError):  # no descriptor or address space is left, or the host forbids it
+            return False
+        return True
 
     def close(self) -> None:
         """Give everything back: there are no workers any more.
@@ -271,102 +281,12 @@ class Arena:
         forks.close(self.shared)
 
 
-class Shared:
-    """The worker's side: passed to it when it is started.
-
-    Args:
-        fd: The descriptor of the arena, which fork hands on and the other start methods are told to.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self.fd: int = fd
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        from multiprocessing.reduction import DupFd
-
-        return _received, (DupFd(self.fd),)
-
-    def close(self) -> None:
-        """Let go of it, in a child that a task forks."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def fetch(self, buffers: Iterable[bytearray | Placed]) -> tuple[list[Any], list[mmap.mmap]]:
-        """Return buffers with what was placed, and the mappings among them.
-
-        Raises:
-            ProtocolError: They are not in the arena.
-        """
-        fetched: list[Any] = []
-        mappings: list[mmap.mmap] = []
-        for buffer in buffers:
-            if not isinstance(buffer, Placed):
-                fetched.append(buffer)
-                continue
-            try:
-                memory = _map(self.fd, buffer.length or -1, buffer.offset)  # 0 would mean the whole file
-            except OSError:  # no descriptor or no address space is left
-                copy = bytearray(buffer.length)
-                if os.preadv(self.fd, [copy], buffer.offset) != buffer.length:
-                    raise ProtocolError(f"there is nothing at {buffer}") from None
-                fetched.append(copy)
-            except (ValueError, OverflowError) as error:
-                raise ProtocolError(f"there is nothing at {buffer}: {error}") from None
-            else:
-                fetched.append(memory)
-                mappings.append(memory)
-                del memory
-        return fetched, mappings
-
-
 def _is_whole(view: memoryview) -> bool:
     """Tell whether a view shows all of the object that it is of."""
     try:
         return memoryview(view.obj).nbytes == view.nbytes
     except TypeError:  # it gives views of itself in some other way
         return False
-
-
-class _Private(mmap.mmap):
-    """A mapping that a task may get for an argument, and return."""
-
-    def __reduce_ex__(self, version: object) -> tuple[type[bytearray], tuple[bytes]]:
-        return bytearray, (self[:],)
-
-
-def _map(fd: int, length: int, offset: int) -> mmap.mmap:
-    """Map a part of a file so that what is written to it stays here."""
-    more: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # else each holds a descriptor
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
-    return _Private(fd, length, flags=mmap.MAP_PRIVATE, prot=protection, offset=offset, **more)
-
-
-def _references(mappings: list[mmap.mmap], place: int) -> int:
-    return sys.getrefcount(mappings[place])
-
-
-#: The references to a mapping that only the list knows. How many that are depends on the interpreter.
-_ALONE: Final = _references([mmap.mmap(-1, 1)], 0) if hasattr(sys, "getrefcount") else 0  # PyPy has no arena
-
-
-def keep(mappings: list[mmap.mmap]) -> None:
-    """Make private what a task has kept; empty the list. The parent will use the blocks for something else.
-
-    A page is private from the first write on; see mmap(2). So each is written to, and stays what it is.
-    """
-    # No weak references: before Python 3.15 they do not tell of what a `__del__` keeps that the collector calls.
-    for memory in [mappings[place] for place in range(len(mappings)) if _references(mappings, place) > _ALONE]:
-        try:
-            memory.madvise(_POPULATE_WRITE)
-        except (OSError, ValueError):  # before Linux 5.14; a thread of the task's that writes there may lose a byte
-            for page in range(0, len(memory), mmap.PAGESIZE):
-                memory[page] = memory[page]
-    mappings.clear()
-
-
-def _received(fd: Any) -> Shared:
-    return Shared(fd.detach())
 
 
 def opened(ring: Callable[[], object]) -> Arena | None:

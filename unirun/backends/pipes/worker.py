@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from unirun import clock, pickling
 from unirun.backends.pipes import forks, protocol
-from unirun.backends.pipes.arena import Shared, keep
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.lastwords import Watched
+from unirun.backends.pipes.mapped import Shared, keep, make_private
 from unirun.backends.raised import pack
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def work(pipe: Any, tokens: Any, orders: Orders, deaf: bool) -> None:
     pickling.by_value = by_value if orders.by_value else None
     worker = _Worker(pipe.fileno(), tokens.fileno(), orders.shared)
     forks.on_fork(worker.disown)
+    os.register_at_fork(before=worker.provide)
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), _Worker):
         signal.signal(signal.SIGINT, worker.interrupt)  # in place of an outer worker's, where a worker opens a pool
@@ -132,6 +133,7 @@ class _Worker:
         self._sending = False
         self._later: list[list[bytes | memoryview]] = []
         self._reader = protocol.Reader()
+        self._mappings: list[Any] = []  # of the running task
         self._interruptible = True
         self._interrupted = False
 
@@ -191,6 +193,7 @@ class _Worker:
             buffers: Any = message.buffers
             if buffers and self._shared is not None:
                 buffers, mappings = self._shared.fetch(buffers)
+                self._mappings = mappings
             fn, args, kwargs = protocol.load(message, buffers)
         except protocol.ProtocolError:
             raise
@@ -266,8 +269,13 @@ class _Worker:
                 while left:
                     left = left[os.write(self._pipe, left) :]
 
+    def provide(self) -> None:
+        """Before a task forks: the child, which may outlive it, is to have the task's arguments as they are now."""
+        make_private(list(self._mappings))
+
     def disown(self) -> None:
         """In a child that a task forks: the pipes are closed there, and their numbers may soon be another file's."""
+        self._mappings = []
         self._pipe = self._tokens = -1
         self._lock, self._sending, self._later = threading.RLock(), False, []
         if isinstance(sys.stderr, Watched):
