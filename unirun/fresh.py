@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 from zipimport import zipimporter
@@ -59,7 +60,7 @@ def _identity(path: str) -> tuple[int, ...] | None:
     """Return what is another when a file is: the content, or what lies under the name. ``None`` if there is none."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter for what no path can be
         return None
     # The last one tells of a change also where the modification time was set back, which it cannot be itself.
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -131,9 +132,18 @@ def _inherited() -> tuple[Any, ...]:
         return ()
     import resource
 
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    limits = [resource.getrlimit(getattr(resource, name)) for name in _limits()]
-    return os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups(), os.nice(0), cpus, limits
+    cpus = _asked(os.sched_getaffinity, 0) if hasattr(os, "sched_getaffinity") else None
+    priority = _asked(os.getpriority, os.PRIO_PROCESS, 0)  # not `nice(0)`, which sets it, too
+    limits = [_asked(resource.getrlimit, getattr(resource, name)) for name in _limits()]
+    return os.getuid(), os.geteuid(), os.getgid(), os.getegid(), _asked(os.getgroups), priority, cpus, limits
+
+
+def _asked(ask: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what the system says; ``None`` where it does not: it would say as little in a new worker."""
+    try:
+        return ask(*arguments)
+    except OSError:  # a sandbox forbids the question
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -224,8 +224,11 @@ def _can_execute() -> bool:
     server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
     if getattr(server, "_forkserver_pid", None) is not None:
         return True
-    spawn = sys.modules.get("multiprocessing.spawn")  # has another one after `multiprocessing.set_executable`
-    executable = spawn.get_executable() if spawn is not None else sys.executable
+    executable: str | bytes | None = sys.executable
+    if sys.modules.get("multiprocessing.spawn") is not None:  # another one, after `multiprocessing.set_executable`
+        from multiprocessing import spawn  # waits where another thread is importing it
+
+        executable = spawn.get_executable()
     return bool(executable) and exists(executable)
 
 

@@ -242,3 +242,22 @@ def test_a_fork_server_that_another_thread_is_importing(folder: Path, monkeypatc
     """Its module is there, and has nothing in it yet."""
     monkeypatch.setitem(sys.modules, "multiprocessing.forkserver", ModuleType("multiprocessing.forkserver"))
     assert not Birth("forkserver").is_over()
+
+
+def test_a_sandbox_may_forbid_the_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not told to this process, workers would not be told either; and no question changes anything."""
+
+    def forbidden(*_: object) -> Any:
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("nice", "setpriority", "getpriority", "sched_getaffinity", "getgroups"):
+        monkeypatch.setattr(os, name, forbidden, raising=False)
+    birth = Birth()
+    assert not birth.is_over()
+
+
+def test_a_module_with_an_impossible_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("impossible")
+    module.__file__ = "no\0path.py"
+    monkeypatch.setitem(sys.modules, "impossible", module)
+    assert not Birth().is_over()

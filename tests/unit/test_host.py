@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from multiprocessing import spawn
@@ -158,3 +159,36 @@ def cgroups(tmp_path: Path) -> Files:
 def test_the_cpu_quota(cgroups: Files, files: dict[str, str], expected: int | None) -> None:
     root, own = cgroups(files)
     assert host.cpu_quota(str(root), str(own)) == expected
+
+
+def test_another_thread_is_importing_what_starts_interpreters() -> None:
+    """Which is waited for: half of it cannot be asked."""
+    program = """
+        import importlib.machinery, sys, threading, time
+        from unirun import host
+
+        begun = threading.Event()
+
+        class Slow(importlib.machinery.PathFinder):
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                spec = super().find_spec(name, path, target)
+                if name == "multiprocessing.spawn":
+                    execute = spec.loader.exec_module
+                    spec.loader.exec_module = lambda module: (begun.set(), time.sleep(0.5), execute(module))
+                return spec
+
+        sys.meta_path.insert(0, Slow)
+        assert "multiprocessing.spawn" not in sys.modules
+        thread = threading.Thread(target=__import__, args=("multiprocessing.spawn",))
+        thread.start()
+        begun.wait()
+        assert host.probe().executable
+        thread.join()
+        """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+        timeout=60,
+    )
