@@ -58,7 +58,7 @@ def map(
     ``map(executor, fn, *iterables)`` does what ``executor.map(fn, *iterables)`` does, but reads the iterables as
     results are taken, so these may be endless. ``map(fn, *iterables)`` uses the cached pool of the settings in force
     (``flavor="auto"``), which stays open for the next call. Where the workers are processes, short items travel in
-    batches of a millisecond or two of work; the threads of the cached pool take one item after the other.
+    batches of a few milliseconds of work; the threads of the cached pool take one item after the other.
 
     Args:
         executor: Any ``concurrent.futures.Executor``; may be left out.

@@ -7,10 +7,10 @@ from unirun.maps.pace import AHEAD, LIMIT, WINDOW, Pace
 
 @pytest.mark.parametrize(
     ("seconds", "size", "batches"),
-    [(None, 10, AHEAD), (1e-7, 10, WINDOW), (1e-7, 10_000, AHEAD), (1.0, 10, AHEAD), (1e-5, 40, 5)],
+    [(None, 10, AHEAD), (1e-7, 10, WINDOW), (1e-7, 10_000, 5), (1.0, 10, AHEAD), (1e-5, 150, 3)],
 )
 def test_short_batches_are_sent_further_ahead(seconds: float | None, size: int, batches: int) -> None:
-    """Those of a ``chunksize`` that the caller gives: some two milliseconds of work for each worker."""
+    """Those of a ``chunksize`` that the caller gives: some five milliseconds of work for each worker."""
     assert Pace(2, seconds).ahead(size) == batches
 
 
@@ -24,7 +24,7 @@ def test_more_goes_in_rounds_that_become_smaller() -> None:
     while left:
         sizes.append(pace.wanted(left, None))
         left -= sizes[-1]
-    assert sizes == [2000, 2000, 2000, 2000, 2000, 2000, 1000, 1000, 1000, 1000]
+    assert sizes == [4000, 4000, 2000, 2000, 1000, 1000, 1000, 1000]
 
 
 def test_what_a_host_held_up_is_averaged_for_later_maps() -> None:

@@ -4,7 +4,7 @@
                ▲                                          └─► how long an item takes ─► size of the next batch
                └── what a batch that took too long has left ◄┘
 
-The first items travel one by one. Where they turn out to be short the next batches grow, to a millisecond or two of
+The first items travel one by one. Where they turn out to be short the next batches grow, to a few milliseconds of
 work, and shrink towards the end so that the workers finish together. An item that takes longer is a task like any
 other.
 
