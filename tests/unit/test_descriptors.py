@@ -90,3 +90,46 @@ def test_a_pool_that_has_ended_holds_no_descriptor(method: str) -> None:
     while len(held()) > len(one):
         assert time.monotonic() < end, str(Counter(held()) - Counter(one))
         time.sleep(0.05)
+
+
+HELD = '''
+import multiprocessing, os, resource, sys, time
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+def hold(gate):
+    open(gate + ".held", "w").close()
+    while not os.path.exists(gate):
+        time.sleep(0.001)
+    return "done"
+
+if __name__ == "__main__":
+    gate, room = sys.argv[1], int(sys.argv[2])
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        first = pool.submit(hold, gate)
+        while not os.path.exists(gate + ".held"):
+            time.sleep(0.001)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, hard))
+        second = pool.submit(abs, -3)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        open(gate, "w").close()
+        print(first.result(20), second.result(20), "at start" in str(pool.decision.short))
+'''
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is no fork server here")
+@pytest.mark.parametrize("room", range(6))
+def test_a_second_worker_for_which_there_are_no_descriptors(room: int, tmp_path: Path) -> None:
+    """Costs neither the first one nor the task that this runs, however many there are."""
+    program = tmp_path / "program.py"
+    program.write_text(HELD)
+    run = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "gate"), str(room)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.stdout, run.stderr) == ("done 3 True\n", "")

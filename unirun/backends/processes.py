@@ -295,10 +295,13 @@ class GuardedProcessPool(_Base):
                 queue._start_thread()
 
     def _spawn_process(self) -> None:
+        from unirun.backends.repairs import close_leaked_pipes, ensure_descriptors, kill, lost_server
+
         try:
+            if self._mp_context.get_start_method() == "forkserver":
+                ensure_descriptors()
             super()._spawn_process()  # type: ignore[misc]
         except Exception as error:
-            from unirun.backends.repairs import close_leaked_pipes, kill
             from unirun.refusal import failure, is_refusal
 
             if not is_refusal("start", error):
@@ -310,11 +313,8 @@ class GuardedProcessPool(_Base):
             if self._unirun_workers():
                 close_leaked_pipes(error)
                 self._unirun_short = failure("processes", "start", error)
-                if getattr(self._unirun_workers()[0]._popen, "method", None) == "forkserver":
-                    # The server died of it. To the stdlib its workers are dead too, and the pool is broken; they are
-                    # not, and would wait for tasks for ever.
-                    for worker in self._unirun_workers():
-                        kill(worker)
+                for worker in [each for each in self._unirun_workers() if lost_server(each, error)]:
+                    kill(worker)  # it is not dead as the stdlib takes it to be, and would wait for tasks for ever
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.

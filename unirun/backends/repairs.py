@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "close_leaked_pipes",
+    "ensure_descriptors",
     "ensure_tracker",
     "forget_others_server",
     "from_system_limits",
     "is_stray",
     "kill",
     "lock_wakeup",
+    "lost_server",
     "starts_by_fork",
     "without_system_limits",
     "workers_find_us",
@@ -34,6 +36,34 @@ def is_stray(worker: Any) -> bool:
     """Tell a worker that counts as dead only because the fork server that started it is: 255 is then made up."""
     popen: Any = getattr(worker, "_popen", None)
     return getattr(popen, "method", None) == "forkserver" and popen.returncode == 255
+
+
+def lost_server(worker: Any, error: BaseException) -> bool:
+    """Tell whether the fork server that started a worker died of the start of another one, which failed with an error.
+
+    Where that is the server's word, or the end of it, this may be known before the server is dead.
+    """
+    worker.is_alive()  # notices a dead server
+    served = getattr(getattr(worker, "_popen", None), "method", None) == "forkserver"
+    return is_stray(worker) or (served and isinstance(error, (EOFError, ConnectionError)))
+
+
+def ensure_descriptors() -> None:
+    """Ask for as many descriptors as the start of a worker by a fork server takes in this process.
+
+    Where there are some of them only, the stdlib opens a connection to the server and closes it again, without a word:
+    which the server dies of, and with it, for the stdlib, all workers.
+
+    Raises:
+        OSError: There are not so many.
+    """
+    ends: list[int] = []
+    try:
+        for _ in range(3):
+            ends += os.pipe()
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def kill(worker: Any) -> None:
