@@ -4,6 +4,7 @@ Tasks and tests meet at files: a path is the one thing that reaches a worker of 
 another thread or a new interpreter.
 """
 
+import decimal
 import functools
 import multiprocessing
 import os
@@ -276,6 +277,21 @@ def set_up(journal: Journal, value: object) -> None:
 
 def read_state(key: str = "value") -> Any:
     return _state.get(key)
+
+
+def set_precision(digits: int) -> None:
+    """Set what ``decimal`` computes with: it is in the context of the thread."""
+    decimal.getcontext().prec = digits
+
+
+def third(seconds: float = 0) -> str:
+    time.sleep(seconds)
+    return str(decimal.Decimal(1) / 3)
+
+
+def precise_third(digits: int) -> str:
+    set_precision(digits)
+    return third()
 
 
 def forget_state() -> None:

@@ -245,3 +245,9 @@ def test_a_task_may_submit_to_its_own_executor(pool: Executor) -> None:
         return pool.submit(tasks.add, 2, 3).result(PATIENCE)
 
     assert pool.submit(nested).result(PATIENCE) == 5
+
+
+@across(without=("for-none",))  # which is a call in this thread, as asked for
+def test_the_context_of_the_caller_is_its_own(pool: Executor) -> None:
+    assert pool.submit(tasks.precise_third, 40).result(PATIENCE) == "0." + 40 * "3"
+    assert tasks.third() == "0." + 28 * "3"

@@ -1,5 +1,6 @@
 """The contract of initializers, of workers that end after some tasks, and of the program's own signal handlers."""
 
+import decimal
 import logging
 import multiprocessing
 import os
@@ -52,6 +53,26 @@ def test_it_runs_outside_of_the_program(make: Make) -> None:
     """What it sets is for tasks to see; on a lower rung the program sees it too, which cannot be helped."""
     pool = make(initializer=tasks.set_up, initargs=(Journal(os.devnull), 42))
     assert pool.submit(tasks.read_state).result(PATIENCE) == 42
+
+
+@across(without=("run",))
+def test_what_it_sets_in_its_context_is_there_for_each_task(make: Make) -> None:
+    """Whichever thread runs it, and only there."""
+    pool = make(initializer=tasks.set_precision, initargs=(40,))
+    futures = [pool.submit(tasks.third, 0.01) for _ in range(10)]
+    assert {future.result(PATIENCE) for future in futures} == {"0." + 40 * "3"}
+    assert tasks.third() == "0." + 28 * "3"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@LOWERED
+def test_tasks_have_the_context_that_workers_would_inherit(column: Column, make: Make, method: str) -> None:
+    """That of who submits the first one, where they are forked."""
+    with decimal.localcontext() as context:
+        context.prec = 40
+        pool = make(mp_context=multiprocessing.get_context(method))
+        digits = len(pool.submit(tasks.third).result(PATIENCE)) - 2
+    assert digits == (40 if method == "fork" else 28)
 
 
 @across("for-processes", without=("run",))

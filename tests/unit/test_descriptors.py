@@ -92,7 +92,7 @@ def test_a_pool_that_has_ended_holds_no_descriptor(method: str) -> None:
         time.sleep(0.05)
 
 
-HELD = '''
+HELD = """
 import multiprocessing, os, resource, sys, time
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
@@ -116,7 +116,7 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         open(gate, "w").close()
         print(first.result(20), second.result(20), "at start" in str(pool.decision.short))
-'''
+"""
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is no fork server here")

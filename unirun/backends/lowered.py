@@ -8,6 +8,8 @@ Guarantees:
     caller gets back are copies, and what cannot be pickled fails with the same error, on the future. Where the pool
     over pipes would have been first, what it sends by value is copied so here.
     The initializer runs once for the pool, before its first task, and no other task runs meanwhile.
+    Each task has a context of its own, with what the initializer has set in it: context variables, and the precision of
+    ``decimal``. Nothing of what a task sets there is seen by another one, or by the caller.
 
 Does not promise:
     To undo what a task does to the modules of the program, to its environment or to its current directory.
@@ -16,8 +18,10 @@ Does not promise:
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import traceback
+from _contextvars import Context, copy_context  # built in: every program under the hook loads this module
 from concurrent.futures import Executor
 
 from unirun.backends.raised import pack, remote_traceback, unpack
@@ -107,6 +111,10 @@ class LoweredState:
         # Guards the three above, and is held while the initializer runs. Reentrant: an initializer may submit.
         self._lock = threading.RLock()
         self._initialize = _initialization(semantics)
+        # What tasks have copies of: that of the caller where workers would have inherited it, else an empty one.
+        threads = getattr(sys.flags, "thread_inherit_context", False)
+        inherits = not semantics.pickled_initargs if semantics.child else threads
+        self._context = copy_context() if inherits else Context()
 
     def check(self) -> None:
         """Raise the pool's error if its initializer failed."""
@@ -116,7 +124,7 @@ class LoweredState:
     def run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a task on its caller's own objects."""
         self._ensure_initialized()
-        return fn(*args, **kwargs)
+        return self._context.copy().run(_apart, fn, *args, **kwargs)
 
     def run_copied(self, payload: bytes | BaseException) -> Any:
         """Run a pickled task; return a copy of its result or raise one of its exception."""
@@ -125,7 +133,7 @@ class LoweredState:
         if not isinstance(payload, BaseException):
             task = self._load(payload, "the task")
             try:
-                result = dumps(task[0](*task[1], **task[2]))
+                result = self._context.copy().run(_apart, _dumped, *task)
             except BaseException as error:
                 # Not raised from here: the original, with all of its frames, would hang on as the copy's context.
                 failed = self._copy_error(error)
@@ -162,9 +170,9 @@ class LoweredState:
             try:
                 initializer, initargs = self._initialize()
                 if self.semantics.child:
-                    _leaving_signals(initializer, *initargs)
+                    self._context.run(_apart, _leaving_signals, initializer, *initargs)
                 else:
-                    initializer(*initargs)
+                    self._context.run(_apart, initializer, *initargs)
             except BaseException as error:
                 LOGGER.critical("Exception in initializer:", exc_info=True)
                 why = "".join(traceback.format_exception_only(error)).strip()
@@ -175,6 +183,18 @@ class LoweredState:
             finally:
                 self._initializing = False
             self._initialized = True
+
+
+def _apart(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function in a context that was copied, with a copy of what ``decimal`` has in there and changes."""
+    decimal = sys.modules.get("decimal")
+    if hasattr(decimal, "setcontext"):  # else another thread is importing it
+        decimal.setcontext(decimal.getcontext().copy())
+    return fn(*args, **kwargs)
+
+
+def _dumped(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    return dumps(fn(*args, **kwargs))
 
 
 def _initialization(semantics: Semantics) -> Callable[[], Any]:
