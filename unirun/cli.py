@@ -135,14 +135,18 @@ def conclusion(report: Report) -> list[str]:
     from unirun.trace import PROCESSES
 
     processes, threads = report.decisions["processes"], report.decisions["threads"]
-    failed = [each.error for each in report.tries if each.subject == "processes" and each.error]
-    if failed:
-        return [f"A process pool was opened here, and failed: {failed[0]}."]
+    for subject, what in {"processes": "A process pool", "ProcessPoolExecutor": "A drop-in for processes"}.items():
+        failed = [each.error for each in report.tries if each.subject == subject and each.error and not each.alone]
+        if failed:
+            return [f"{what} was opened here, and failed: {failed[0]}."]
     stdlib = report.decisions.get("ProcessPoolExecutor", processes)
     why = _refusal(stdlib, "processes") or _refusal(processes, "processes") or _refusal(processes, "pipes")
+    if processes.backend not in PROCESSES:
+        why = _refusal(processes, "pipes") or why  # which needs less, and so says what has to be changed
     run = f"Requests for processes run {_place(processes)}"
     if processes.backend in PROCESSES and why is not None and why.backend == "processes":
-        said = [f"The stdlib's process pools cannot start here: {cause(why)}.", f"{run}, which are real processes."]
+        real = "which are real processes" + ("" if processes.settled else " if they can start; nothing was tried")
+        said = [f"The stdlib's process pools cannot start here: {cause(why)}.", f"{run}, {real}."]
     elif processes.backend in PROCESSES:
         untried = "Nothing is known to stop process pools here; nothing was tried."
         works = "Process pools work here." if processes.settled else untried
@@ -173,6 +177,7 @@ def advice(report: Report) -> list[str]:
     processes, threads = report.decisions["processes"], report.decisions["threads"]
     tips = [f"Process pools start by {each}: set UNIRUN_START_METHOD={each}." for each in _other_methods(report)[:1]]
     refused = () if processes.backend in PROCESSES else processes.refused  # then nothing is to be done about these
+    refused = tuple(sorted(refused, key=lambda why: why.backend != "pipes"))  # these need less than the stdlib's
     for why in (*refused, *threads.refused, processes.short):
         tips += _explain(why)[1:] if why is not None else ()
     if processes.backend is None:
@@ -194,22 +199,28 @@ def cause(why: Failure) -> str:
 
 
 _FORK: Final = "new processes are refused"
+_FILES: Final = ("too many files are open", "Raise the limit on open files (ulimit -n).")
+_ALL_FILES: Final = ("the system has too many files open", "Close files in other programs.")
 _SEM: Final = "semaphores are refused"
 _MOUNT: Final = "Mount a writable tmpfs on /dev/shm (docker run --tmpfs /dev/shm)."
 _LIMITS: Final = "Look at the limits (ulimit -u; the container's pids.max, docker run --pids-limit)."
 #: What refused, then what can be done about it, by stage and by the number or the name of the error.
 _WORDS: Final = {
     ("import", "NotImplementedError"): ("not in this version",),
-    ("construct", "ENOSYS"): (_SEM, "This system has no semaphores (as on AWS Lambda); nothing here can change that."),
+    ("construct", "ENOSYS"): (_SEM, "This system has no semaphores (as on AWS Lambda). Pipes need none."),
     ("construct", "ENOENT"): (_SEM, _MOUNT),
     ("construct", "EROFS"): (_SEM, _MOUNT),
     ("construct", "EACCES"): (_SEM, "Let this user write to /dev/shm: see its mode (1777) and the sandbox's rules."),
     ("construct", "EPERM"): (_SEM, "Allow semaphores in the sandbox's rules (seccomp, AppArmor, seatbelt)."),
     ("construct", "ENOSPC"): (_SEM, "Free /dev/shm (df /dev/shm; sem.* files of killed programs) or enlarge it."),
-    ("construct", "EMFILE"): ("too many files are open", "Raise the limit on open files (ulimit -n)."),
-    ("construct", "ENFILE"): ("the system has too many files open", "Close files in other programs."),
+    ("construct", "EMFILE"): _FILES,
+    ("construct", "ENFILE"): _ALL_FILES,
     ("start", "EAGAIN"): (_FORK, _LIMITS),
     ("start", "EPERM"): (_FORK, "Allow fork and exec in the sandbox's rules (seccomp, AppArmor)."),
+    ("start", "EMFILE"): _FILES,
+    ("start", "ENFILE"): _ALL_FILES,
+    ("start", "EOFError"): (_FORK,),
+    ("start", "OSError"): ("the path of a socket is too long", "Set TMPDIR to a folder with a shorter name."),
     ("start", "ENOMEM"): ("memory is short", "Give it more memory, or fewer workers (UNIRUN_MAX_WORKERS)."),
     ("start", "AssertionError"): ("this process is a daemonic worker", "Open the pool in the program that started it."),
 }
@@ -217,7 +228,7 @@ _WORDS: Final = {
 _OTHERWISE: Final = {
     "import": ("what they are made of is missing", "Use a Python with multiprocessing, if this system has one."),
     "construct": (_SEM,),
-    "start": (_FORK,),
+    "start": ("a worker cannot be started",),
     "bootstrap": ("no worker got as far as its first task", "Workers must be able to import the main module."),
 }
 
@@ -227,7 +238,10 @@ def _explain(why: Failure) -> tuple[str, ...]:
         what = "refused by the system" if why.backend == "threads" else "they need a thread, and threads are refused"
         return what, _LIMITS, "An old Docker under a newer C library refuses threads too: update Docker."
     key = why.error if why.errno is None else errno.errorcode.get(why.errno, why.error)
-    return _WORDS.get((why.stage, key)) or _OTHERWISE[why.stage]
+    words = _WORDS.get((why.stage, key)) or _OTHERWISE[why.stage]
+    if words[0] == _SEM and why.backend != "processes":  # which needs none
+        return "pipes or memory for them are refused", "Look at the sandbox's rules (seccomp, AppArmor)."
+    return words
 
 
 def _refusal(decision: DecisionTrace, backend: str) -> Failure | None:

@@ -229,7 +229,7 @@ def _can_execute() -> bool:
         from multiprocessing import spawn  # waits where another thread is importing it
 
         executable = spawn.get_executable()
-    return bool(executable) and exists(executable)
+    return executable is not None and exists(executable)
 
 
 def usable_cpus() -> int:

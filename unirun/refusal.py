@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     #: can run. bootstrap: a worker ended before it said that it is ready.
     Stage = Literal["import", "construct", "start", "bootstrap"]
 
-__all__ = ["USUALLY", "Failure", "Refused", "failure", "is_refusal", "lasting", "refused_start"]
+__all__ = ["LONG_PATH", "USUALLY", "Failure", "Refused", "failure", "is_refusal", "lasting", "refused_start"]
 
 
 class Failure(Value):
@@ -79,6 +79,12 @@ _CONSTRUCT: Final = frozenset(
         errno.EMFILE,
         errno.ENFILE,
         errno.ENOMEM,
+        # Further ways in which a system says that there cannot be such a file.
+        errno.EFBIG,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ELOOP,
+        errno.ENOTDIR,
     }
 )
 #: Those of them that stay as they are while the interpreter lives; the others come and go with the load.
@@ -91,6 +97,8 @@ _REFUSING_WORDS: Final = (
 )
 
 
+#: How the interpreter says that the folder for temporary files has too long a name for a socket in it.
+LONG_PATH: Final = "AF_UNIX path too long"
 #: Why workers end early, most of the time.
 USUALLY: Final = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
 
@@ -111,7 +119,8 @@ def is_refusal(stage: Stage, error: BaseException) -> bool:
             return error.errno in _CONSTRUCT
         return isinstance(error, (ImportError, NotImplementedError))
     if isinstance(error, OSError):
-        return error.errno is not None  # else it is of a signal handler's making, whose deadline it may tell
+        # Else it is of a signal handler's making, whose deadline it may tell; or of the fork server's socket.
+        return error.errno is not None or str(error) == LONG_PATH
     if isinstance(error, EOFError):
         return True
     if isinstance(error, AssertionError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -254,7 +255,7 @@ def test_what_a_task_leaves_is_bounded(single: PipePool, monkeypatch: pytest.Mon
 
 def test_what_cannot_be_given_back_is_used_again(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And where it cannot be used, no more is taken."""
-    monkeypatch.setattr(module.mmap, "MADV_REMOVE", 12345)  # as where a host forbids it
+    monkeypatch.setattr(mmap, "MADV_REMOVE", 12345)  # as where a host forbids it
     size = module._KEPT + (1 << 20)
     for number in (1, 2, 3):
         assert single.submit(jobs.checksum, large(number, size)).result(PATIENCE) == jobs.checksum(large(number, size))

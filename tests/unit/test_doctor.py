@@ -280,9 +280,10 @@ def test_every_host_gets_a_report_that_leaves_nothing_behind(on_host: OnHost, na
 @pytest.mark.parametrize("more", [[], ["--try"]])
 def test_a_host_without_semaphores_in_words(on_host: OnHost, more: list[str]) -> None:
     outcome = on_host("sem-enosys", [*COMMAND, "doctor", *more], env=environment(UNIRUN_MAX_WORKERS="2"))
+    settled = "" if more else " if they can start; nothing was tried"
     assert " ".join(outcome.stdout.split()).startswith(
         "The stdlib's process pools cannot start here: semaphores are refused ([Errno 38] Function not implemented). "
-        f"Requests for processes run in pipes by {METHOD} (2 workers), which are real processes. What "
+        f"Requests for processes run in pipes by {METHOD} (2 workers), which are real processes{settled}. What "
     )
 
 
@@ -342,14 +343,38 @@ def tried(
 
 def test_no_semaphores(monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_on(monkeypatch, NO_SEMAPHORES)
-    assert cli.conclusion(report) == [
-        "The stdlib's process pools cannot start here: semaphores are refused ([Errno 38] no such thing).",
-        "Requests for processes run in pipes by fork (3 workers), which are real processes.",
-    ]
+    assert " ".join(cli.conclusion(report)) == (
+        "The stdlib's process pools cannot start here: semaphores are refused ([Errno 38] no such thing). Requests for "
+        "processes run in pipes by fork (3 workers), which are real processes if they can start; nothing was tried."
+    )
     text = cli.render(report)
     assert text.index("What to do") < text.index("What each request gets") < text.index("This host")
     assert "UNIRUN_DOWNGRADE=error" not in text
     assert "not in processes: semaphores are refused" in text
+
+
+def test_what_keeps_pipes_from_starting_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need less than the stdlib's pools, so that is what has to be changed."""
+    report = report_on(monkeypatch, NO_SEMAPHORES)
+    semaphores = failure("processes", "construct", OSError(errno.ENOSYS, "Function not implemented"))
+    forks = failure("pipes", "start", OSError(errno.EAGAIN, "not now"))
+    served = replace(report.decisions["processes"], refused=(semaphores, forks), backend="threads", start_method=None)
+    report = replace(report, decisions={**report.decisions, "processes": served})
+    assert (
+        cli.conclusion(report)[0] == "Process pools cannot start here: new processes are refused ([Errno 11] not now)."
+    )
+    assert cli.advice(report)[0].startswith("Look at the limits")
+
+
+def test_a_drop_in_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = report_on(monkeypatch, HEALTHY)
+    tries = tuple(
+        tried(subject, decision, error="it broke" if subject == "ProcessPoolExecutor" else None)
+        for subject, decision in report.decisions.items()
+    )
+    assert cli.conclusion(replace(report, tries=tries)) == [
+        "A drop-in for processes was opened here, and failed: it broke."
+    ]
 
 
 def test_no_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,6 +480,13 @@ def test_no_threads_either(monkeypatch: pytest.MonkeyPatch) -> None:
         ("construct", OSError(errno.EMFILE, "x"), f"too many files are open ([Errno {errno.EMFILE}] x)"),
         ("construct", NotImplementedError("x"), "semaphores are refused (NotImplementedError: x)"),
         ("start", PermissionError(errno.EPERM, "x"), f"new processes are refused ([Errno {errno.EPERM}] x)"),
+        ("start", OSError(errno.EMFILE, "x"), f"too many files are open ([Errno {errno.EMFILE}] x)"),
+        ("start", OSError(errno.ENOENT, "x"), f"a worker cannot be started ([Errno {errno.ENOENT}] x)"),
+        (
+            "start",
+            OSError("AF_UNIX path too long"),
+            "the path of a socket is too long (OSError: AF_UNIX path too long)",
+        ),
         ("start", EOFError("x"), "new processes are refused (EOFError: x)"),
         ("start", RuntimeError("can't start new thread"), "they need a thread, and threads are refused"),
         ("bootstrap", RuntimeError("x"), "no worker got as far as its first task (RuntimeError: x)"),
@@ -462,3 +494,8 @@ def test_no_threads_either(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_each_refusal_has_its_words(stage: "Stage", error: Exception, words: str) -> None:
     assert cli.cause(failure("processes", stage, error)).startswith(words)
+
+
+def test_pipes_are_not_said_to_need_semaphores() -> None:
+    why = failure("pipes", "construct", OSError(errno.EPERM, "x"))
+    assert cli.cause(why) == f"pipes or memory for them are refused ([Errno {errno.EPERM}] x)"

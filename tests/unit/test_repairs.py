@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -154,3 +155,40 @@ def test_a_main_module_that_needs_what_the_caller_holds(tmp_path: Path) -> None:
     program.write_text(WAITING.format(lock=str(tmp_path / "lock")), encoding="utf-8")
     done = jobs.run(program)
     assert (done.stdout, done.stderr) == ("3 [1, 2] processes\n", "")
+
+
+PROGRAM = """
+import multiprocessing, resource, sys
+from unirun import Run, RuntimeConfig
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    method = sys.argv[1]
+    if sys.argv[2:]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    said = []
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        said += [pool.submit(abs, -3).result(20), pool.decision.backend]
+    with Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method=method)) as pool:
+        said += [pool.submit(abs, -3).result(20), pool.decision.backend]
+    print(*said)
+"""
+
+
+@pytest.mark.parametrize("long", [True, False], ids=["a long path", "no byte in a file"])
+def test_hosts_on_which_pools_raise_errors_of_other_kinds(long: bool, tmp_path: Path) -> None:
+    """A folder for temporary files whose name is too long for the fork server's socket; files that must be empty."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program), *(["forkserver"] if long else ["spawn", "limited"])],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"TMPDIR": str(folder)} if long else {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # From 3.14 on the socket is elsewhere then.
+    expected = {"3 threads 3 threads\n", "3 processes 3 pipes\n"} if long else {"3 pipes 3 pipes\n"}
+    assert run.stdout in expected, run.stderr

@@ -187,7 +187,7 @@ class LoweredState:
 
 def _apart(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call a function in a context that was copied, with a copy of what ``decimal`` has in there and changes."""
-    decimal = sys.modules.get("decimal")
+    decimal: Any = sys.modules.get("decimal")
     if hasattr(decimal, "setcontext"):  # else another thread is importing it
         decimal.setcontext(decimal.getcontext().copy())
     return fn(*args, **kwargs)
