@@ -37,6 +37,9 @@ __all__ = ["cached", "find", "reset", "resets", "start", "submit", "submitter"]
 #: bursts, short enough to give the memory of forgotten workers back.
 IDLE_SECONDS: Final = 60.0
 
+#: Idle pools at most: a program may have other settings for each call, as the seconds that it has left for a task.
+_IDLE_POOLS: Final = 8
+
 #: Seconds for which a cached pool is asked only about its surroundings, and not about files: those take some 0.1 ms, as
 #: long as a task that is waited for. Tasks one after the other would take twice as long; this adds one per cent.
 FILES_SECONDS: Final = 0.01
@@ -197,6 +200,10 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
         method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
         birth = None if method in (None, "fork") else Birth(method)
+        idle = sorted((each for each in _leases.items() if not each[1].users), key=lambda each: each[1].idle_since)
+        for other, surplus in idle[: max(0, len(idle) - _IDLE_POOLS + 1)]:
+            del _leases[other]
+            surplus.pool.shutdown(wait=False)
         entry = _leases[key] = _Lease(open_pool(opening), birth)
     return key, entry
 

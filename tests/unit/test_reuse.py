@@ -480,6 +480,26 @@ def test_few_are_kept() -> None:
     assert sum(map(len, shelf._shelf.values())) == shelf._MOST
 
 
+def test_few_of_all_kinds_are_kept() -> None:
+    """Those that were used last, where each scope has settings of its own."""
+    pids = {}
+    for number in range(shelf._IN_ALL + 2):
+        with scope("forkserver", task_timeout=100 + number) as executor:
+            pids[number] = executor.submit(pid).result(PATIENCE)
+    assert sum(map(len, shelf._shelf.values())) == len(shelf._shelf) == shelf._IN_ALL
+    for number in (2, shelf._IN_ALL + 1):
+        with scope("forkserver", task_timeout=100 + number) as executor:
+            assert executor.submit(pid).result(PATIENCE) == pids[number]
+
+
+def test_few_idle_pools_are_cached() -> None:
+    """Where each call comes under other settings."""
+    for number in range(leases._IDLE_POOLS + 2):
+        configure(start_method="forkserver", max_workers=1, task_timeout=100 + number)
+        asyncio.run(unirun.to_process(pid))
+    assert leases.cached() == leases._IDLE_POOLS
+
+
 def test_a_killed_worker_is_replaced_in_the_next_scope() -> None:
     """Somebody else has ended it while nobody used it."""
     first = pid_in("spawn")

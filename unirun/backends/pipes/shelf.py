@@ -4,8 +4,8 @@ Guarantees:
     Whoever borrows a pool has it alone, and finds it as good as new: no task of another's and no callback of one,
     nothing closed or broken, no worker lost, and nothing that new workers would see differently (see ``fresh``).
     Whoever has given it back cannot reach it any more: neither its queue nor its workers.
-    A pool that nobody borrows for ``IDLE_SECONDS`` ends; all end with ``clear``, and at the exit. A forked child has
-    none.
+    A pool that nobody borrows for ``IDLE_SECONDS`` ends, and so does the one that has waited longest where there are
+    many; all end with ``clear``, and at the exit. A forked child has none.
 
 Does not promise:
     That a module's globals are as they were before another scope's tasks ran.
@@ -40,6 +40,8 @@ _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENO
 IDLE_SECONDS: Final = 60.0
 #: Pools of the same kind that wait for a borrower: scopes that were open at once.
 _MOST: Final = 2
+#: Pools of all kinds: a program may ask for another one each time, by the seconds that it has left for a task.
+_IN_ALL: Final = 8
 
 
 class _Kept:
@@ -127,9 +129,21 @@ def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
         if keep:
             unlist(pool.processes.copy().values())
             _shelf[key] = [*same, _Kept(pool, birth)]
-    if not keep:
-        pool.shutdown(wait=False)
+        surplus = _take_surplus()
+    for each in surplus if keep else [pool]:
+        each.shutdown(wait=False)
     return keep
+
+
+def _take_surplus() -> list[PipePool]:
+    """Take the pools off the shelf that have waited longest, where there are too many. The lock is held."""
+    kept = sorted((kept for same in _shelf.values() for kept in same), key=lambda each: each.since)
+    surplus = kept[: max(0, len(kept) - _IN_ALL)]
+    for key in list(_shelf) if surplus else ():
+        _shelf[key] = [kept for kept in _shelf[key] if kept not in surplus]
+        if not _shelf[key]:
+            del _shelf[key]
+    return [kept.pool for kept in surplus]
 
 
 def _ensure_reaper() -> bool:
