@@ -455,3 +455,28 @@ def test_a_tracer_under_the_hook_stays_too() -> None:
         """,
         before="from unirun import autopatch; autopatch.install()",
     )
+
+
+def test_a_bad_setting_is_not_said_again_by_workers(companion: Path, tmp_path: Path) -> None:
+    """Which import the program, and find the same setting."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        UNDER_HOOK.format(str(companion))
+        + textwrap.dedent("""
+            import multiprocessing
+            from concurrent.futures import ProcessPoolExecutor
+            if __name__ == "__main__":
+                with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    print(*pool.map(abs, [-1, -2, -3]))
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**clean_environment(), "UNIRUN_LADDER": "x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "1 2 3\n", done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1

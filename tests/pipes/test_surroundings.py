@@ -309,3 +309,62 @@ def test_ctrl_c_that_the_program_has_blocked(method: str) -> None:
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+NO_MEMORY = """
+import resource
+from unirun import Run, RuntimeConfig
+
+with Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method="fork")) as executor:
+    executor.submit(bytes, 1).result()
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
+    error = executor.submit(bytes, 300 << 20).exception()
+    print(type(error).__name__, type(error.__cause__).__name__, "cannot take in what it sent" in str(error))
+    print(len(executor.submit(bytes, 10).result()))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="nothing says here how much memory there is")
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy ends itself where there is no memory")
+def test_a_result_for_which_there_is_no_memory() -> None:
+    done = ran("-c", NO_MEMORY)
+    assert (done.stdout, done.stderr) == ("BrokenProcessPool MemoryError True\n10\n", "")
+
+
+DAEMON = """
+import os, sys
+from multiprocessing import resource_tracker
+from unirun import Run, RuntimeConfig
+
+def used():
+    with Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method=sys.argv[1])) as executor:
+        return executor.submit(abs, -3).result(30)
+
+if __name__ == "__main__":
+    used()
+    tracker = resource_tracker._resource_tracker._fd  # a later Python forgets it in a child
+    if child := os.fork():
+        os.waitpid(child, 0)
+        sys.exit()
+    os.setsid()
+    os.closerange(0, 256)
+    with open(sys.argv[2], "w") as file:
+        while os.open(os.devnull, os.O_RDWR) < tracker - 1:
+            pass  # what is opened next gets that number
+        try:
+            print(used(), file=file)
+        except BaseException as error:
+            print(repr(error), file=file)
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+def test_a_daemon_that_has_closed_all_files(method: str, tmp_path: Path) -> None:
+    """And with them the pipe to multiprocessing's tracker, whose number then is another file's."""
+    program, said = tmp_path / "program.py", tmp_path / "said"
+    program.write_text(DAEMON)
+    ran(str(program), method, str(said))
+    assert said.read_text() == "3\n"

@@ -480,6 +480,20 @@ def test_few_are_kept() -> None:
     assert sum(map(len, shelf._shelf.values())) == shelf._MOST
 
 
+def complain(words: str) -> int:
+    print(words, file=sys.stderr)
+    return os.getpid()
+
+
+def test_a_crash_is_not_explained_by_the_words_of_another_scope() -> None:
+    with scope() as executor:
+        first = executor.submit(complain, "what one scope has to say").result(PATIENCE)
+    with scope() as executor:
+        assert executor.submit(complain, "and another one").result(PATIENCE) == first
+        error = executor.submit(os._exit, 3).exception(PATIENCE)
+    assert str(error).endswith("it last wrote to standard error:\nand another one")
+
+
 def test_few_of_all_kinds_are_kept() -> None:
     """Those that were used last, where each scope has settings of its own."""
     pids = {}

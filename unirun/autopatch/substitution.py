@@ -149,10 +149,18 @@ def settings_are_right() -> bool:
     except ConfigError as error:
         complaint = f"unirun leaves concurrent.futures as it is: {error}"
     site = caller()
-    if complaint not in _complaints and site is not None:
+    if complaint not in _complaints and site is not None and not _in_worker():
         _complaints.add(complaint)
         try:
             site.warn(RuntimeWarning(complaint))
         except RuntimeWarning:
             pass  # made an error, too; `python -m unirun doctor` says it again
     return False
+
+
+def _in_worker() -> bool:
+    """Tell whether multiprocessing has started this process, or is about to: the program that did so has been told."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None:
+        return False
+    return process.parent_process() is not None or hasattr(process.current_process(), "_inheriting")

@@ -32,7 +32,7 @@ from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.worker import Orders, work
 from unirun.backends.repairs import close_leaked_pipes, forget_others_server, is_stray, kill
 
-__all__ = ["Handle", "Task"]
+__all__ = ["Handle", "Task", "ensure_helpers"]
 
 #: Pieces written in one system call. Linux takes 1024 (IOV_MAX), POSIX promises 16.
 _PIECES: Final = 16
@@ -111,6 +111,8 @@ class Handle:
         self.unbegun: list[Task] = []
         #: What it last wrote to standard error.
         self.tail: str = ""
+        #: Why this process could not take in what it has sent.
+        self.unread: BaseException | None = None
         #: The manager watches for room to write.
         self.awaited: bool = False
         self._out: deque[memoryview] = deque()
@@ -125,6 +127,7 @@ class Handle:
         # other threads hear all the same, may come on the way into its `__exit__`.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            ensure_helpers(context)
             self._pipe, theirs = forks.made(partial(context.Pipe, duplex=True))
             self._ends.append(self._pipe)
             self._tokens, self._grants = forks.made(partial(context.Pipe, duplex=False))
@@ -133,7 +136,6 @@ class Handle:
                 os.set_blocking(end.fileno(), False)
             #: The descriptor to poll; none once it is closed, when another file may have its number.
             self.fd: int = self._pipe.fileno()
-            _ensure_helpers(context)
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
             told = theirs, self._tokens, orders, signal.SIGINT in mask
             make = partial(context.Process, target=work, args=told, daemon=False)
@@ -382,7 +384,7 @@ class Handle:
         return f"the worker process {self.pid} {how}"
 
 
-def _ensure_helpers(context: Any) -> None:
+def ensure_helpers(context: Any) -> None:
     """Start the helpers of a start method, if it has some: what is started with Ctrl-C blocked keeps it blocked."""
     method = context.get_start_method()
     if method == "fork":

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-__all__ = ["Watched"]
+    from unirun.backends.pipes.handle import Handle
+
+__all__ = ["Watched", "death"]
 
 #: Characters of it that are kept.
 _LONGEST: Final = 2048
@@ -57,3 +59,15 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def death(worker: Handle) -> Exception:
+    """Return the error of the task that a worker ran when it ended, with what it last wrote."""
+    from unirun.backends.processes import BrokenProcessPool
+
+    said = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
+    if worker.unread is not None:
+        said = f" by this one, which cannot take in what it sent: {worker.unread!r}{said}"
+    error = BrokenProcessPool(f"{worker}{said}")
+    error.__cause__ = worker.unread
+    return error

@@ -21,6 +21,7 @@ from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.ear import Ear
 from unirun.backends.pipes.handle import Handle
+from unirun.backends.pipes.lastwords import death
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.watch import Watch
@@ -284,7 +285,7 @@ class Manager:
         except EOFError:
             self._lose(worker)
         except (protocol.ProtocolError, MemoryError) as error:
-            worker.heard(f"what it sent is no message: {error}")
+            worker.unread = error.with_traceback(None)
             worker.kill()
             self._lose(worker)
         finally:
@@ -338,8 +339,7 @@ class Manager:
         self._watch.drop(worker.fd)
         worker.bury()
         running = self.dispatch.left(worker)
-        tail = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
-        error: Exception = BrokenProcessPool(f"{worker}{tail}")
+        error: Exception = death(worker)
         if worker.timed_out:
             limit = self._terms.task_timeout
             error = TimeoutError(f"the task ran longer than task_timeout={limit} seconds, and its worker was killed")
@@ -347,12 +347,12 @@ class Manager:
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS and self._thread is not None:
                 if not self.dispatch.workers:
-                    self._break(f"workers end before they are ready: {worker}{tail}")
+                    self._break(f"workers end before they are ready: {error}")
                 self.dispatch.short = failure("pipes", "bootstrap", error)
         elif not initialized:
-            self._break(f"the initializer ended its worker: {worker}{tail}")
+            self._break(f"the initializer ended its worker: {error}")
         elif self._terms.on_crash == "raise" and not self._final and (running or worker.failed):
-            self._break(f"{worker}{tail}")
+            self._break(str(error))
         for task in running:
             answers.resolve(task.future, error=error)
         worker.popen.close()  # which may still have a sentinel open; not the process object, which the program may have

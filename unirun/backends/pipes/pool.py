@@ -14,7 +14,7 @@ from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.future import PipeFuture
-from unirun.backends.pipes.handle import Task
+from unirun.backends.pipes.handle import Task, ensure_helpers
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pace import Pace
@@ -138,6 +138,8 @@ class PipePool(ChunkingExecutor):
         with manager.dispatch.lock:
             manager.dispatch.cancelling = False
             manager.dispatch.pace = Pace()
+            for worker in manager.dispatch.workers:
+                worker.tail = ""
         table, manager.processes = manager.processes, manager.processes.copy()
         table.clear()  # whoever has left and still holds it must not find another one's workers there
 
@@ -192,6 +194,15 @@ def open_pipes(
         raise Refused("import", ImportError("the module 'select' has no 'poll': eventlet removes it"))
     terms = terms or Terms()
     try:
+        # Before anything is opened: in a daemon that has closed all, the number by which multiprocessing knows a helper
+        # would be that of a file of ours, into which it would write to see whether the helper lives.
+        ensure_helpers(context)
+    except Exception as error:
+        stage: Stage = "import" if isinstance(error, ImportError) else "start"
+        if is_refusal(stage, error):
+            raise Refused(stage, error) from None
+        raise
+    try:
         bell = Bell()
     except (ImportError, OSError) as error:
         raise Refused("import" if isinstance(error, ImportError) else "construct", error) from None
@@ -203,7 +214,7 @@ def open_pipes(
     except BaseException as error:
         manager.give_up()
         # What a start method is made of is imported when the first worker is started.
-        stage: Stage = "import" if isinstance(error, ImportError) else "start"
+        stage = "import" if isinstance(error, ImportError) else "start"
         if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal(stage, error):
             raise Refused(stage, error) from None
         raise
