@@ -368,6 +368,17 @@ def test_a_host_without_such_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.submit(jobs.checksum, large(1)).result(PATIENCE) == jobs.checksum(large(1))
 
 
+def test_what_goes_through_the_pipe_is_not_torn(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has submitted a buffer may write into it: the task gets all of it as it was."""
+    monkeypatch.setattr(single._manager.dispatch._packer, "_arena", None)
+    for number in range(10):
+        value = large(number, 4 << 20)
+        expected = jobs.checksum(value)
+        future = single.submit(jobs.checksum, value)
+        value.data[:] = b"\xff" * len(value.data)
+        assert future.result(PATIENCE) == expected
+
+
 def test_a_limit_of_file_sizes(tmp_path: Path) -> None:
     """Which counts for memory without a name, too: what does not fit goes through the pipe."""
     program = tmp_path / "program.py"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "close_leaked_pipes",
     "ensure_descriptors",
+    "ensure_helpers",
     "ensure_tracker",
     "forget_others_server",
     "from_system_limits",
@@ -119,6 +120,21 @@ def forget_others_server() -> None:
             pass  # the pipe stays open: in a daemon that has closed all, its number may be another file's
         server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
         server._forkserver_authkey = None
+
+
+def ensure_helpers(context: Any) -> None:
+    """Start the helpers of a start method, if it has some: what is started with Ctrl-C blocked keeps it blocked."""
+    method = context.get_start_method()
+    if method == "fork":
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forget_others_server()
+        forkserver.ensure_running()
 
 
 def lock_wakeup(pool: Any, wakeup: Any) -> None:

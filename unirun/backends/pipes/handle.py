@@ -30,9 +30,9 @@ from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.worker import Orders, work
-from unirun.backends.repairs import close_leaked_pipes, forget_others_server, is_stray, kill
+from unirun.backends.repairs import close_leaked_pipes, ensure_helpers, is_stray, kill
 
-__all__ = ["Handle", "Task", "ensure_helpers"]
+__all__ = ["Handle", "Task"]
 
 #: Pieces written in one system call. Linux takes 1024 (IOV_MAX), POSIX promises 16.
 _PIECES: Final = 16
@@ -116,6 +116,7 @@ class Handle:
         #: The manager watches for room to write.
         self.awaited: bool = False
         self._out: deque[memoryview] = deque()
+        self._borrows = False  # some of that may be memory of who submits
         self._serial = 0
         self._reader = protocol.Reader(buffers.room)
         self._poll: Any = None  # a listener's
@@ -218,6 +219,7 @@ class Handle:
         self.tasks.update(chain(granted, zip(serials, taken, strict=False)))
         self.given += count
         self._out.extend(memoryview(piece) for piece in pieces if len(piece))
+        self._borrows = self._borrows or len(pieces) > 1
 
     def revoke(self) -> list[int]:
         """Keep it from beginning what it has not begun; return the serials of that, which stays in ``tasks``.
@@ -243,6 +245,7 @@ class Handle:
                 else:
                     written = os.writev(self.fd, [out[i] for i in range(min(len(out), _PIECES))])
             except BlockingIOError:
+                self._return_borrowed()
                 return
             except (BrokenPipeError, ConnectionResetError):
                 out.clear()  # it is dead, which reading will tell
@@ -254,6 +257,14 @@ class Handle:
                     break
                 written -= first.nbytes
                 out.popleft()
+
+    def _return_borrowed(self) -> None:
+        """Copy what is still memory of who submits, and may be changed from now on."""
+        if self._borrows:
+            for place, view in enumerate(self._out):
+                if not isinstance(view.obj, bytes):
+                    self._out[place] = memoryview(bytes(view))
+            self._borrows = False
 
     def end(self) -> None:
         """Let it end when it has done what it was given."""
@@ -382,18 +393,3 @@ class Handle:
         else:
             how = f"ended with exit code {code}"
         return f"the worker process {self.pid} {how}"
-
-
-def ensure_helpers(context: Any) -> None:
-    """Start the helpers of a start method, if it has some: what is started with Ctrl-C blocked keeps it blocked."""
-    method = context.get_start_method()
-    if method == "fork":
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()
-    if method == "forkserver":
-        from multiprocessing import forkserver
-
-        forget_others_server()
-        forkserver.ensure_running()

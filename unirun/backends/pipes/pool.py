@@ -14,12 +14,13 @@ from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.future import PipeFuture
-from unirun.backends.pipes.handle import Task, ensure_helpers
+from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
+from unirun.backends.repairs import ensure_helpers
 from unirun.refusal import Failure, Refused, is_refusal
 
 TYPE_CHECKING = False
