@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, Final
 from zipimport import zipimporter
 
@@ -22,10 +23,13 @@ _PRELOADED: Final = ["__main__"]
 
 
 class Birth:
-    """The moment at which workers are started that do not fork from this process, and what they get to see."""
+    """The moment at which workers are started, and what they get to see."""
 
     def __init__(self, start_method: str | None = "spawn") -> None:
         self._spawned = start_method == "spawn"
+        #: They have the globals of this process as they were at that moment.
+        self.forked: bool = start_method == "fork"
+        self._defined = _defined() if self.forked else {}
         self._when = time.time() - _TICK
         self._surroundings = _surroundings()
         self._settings = _settings(self._spawned)
@@ -38,14 +42,24 @@ class Birth:
         multiprocessing; other rights, limits or CPUs; where they are spawned, other standard files, which a fork server
         has had since it was started; or a module of the program's own whose file is not the same any more. Modules of
         the standard library and of ``site-packages`` are not asked about, nor those that only a worker has imported,
-        nor the umask, which cannot be read without being set for all threads, nor how signals are handled.
+        nor the umask, which cannot be read without being set for all threads, nor how signals are handled. And where
+        workers are forked, a function or a class of the main module that is new, or defined anew.
         """
+        if self.is_redefined():
+            return True
         elsewhere = self.is_elsewhere() or _settings(self._spawned) != self._settings
         return elsewhere or any(map(self._is_new, _own_files()))
 
     def is_elsewhere(self) -> bool:
         """Tell only about the environment, the current directory, ``sys.path`` and ``sys.argv``: that is quick."""
         return _surroundings() != self._surroundings
+
+    def is_redefined(self) -> bool:
+        """Tell only about functions and classes of the main module that forked workers do not have."""
+        if not self.forked:
+            return False
+        now, then = _defined(), self._defined
+        return now.keys() != then.keys() or any(now[name] is not then[name] for name in now)
 
     def _is_new(self, path: str) -> bool:
         identity = _identity(path)
@@ -64,6 +78,13 @@ def _identity(path: str) -> tuple[int, ...] | None:
         return None
     # The last one tells of a change also where the modification time was set back, which it cannot be itself.
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _defined() -> dict[str, Any]:
+    """Return the functions and classes of the main module, as a notebook defines them anew."""
+    main = vars(sys.modules["__main__"]).copy() if "__main__" in sys.modules else {}
+    # Not `isinstance`, which asks objects for their class: one that loads itself when it is asked must not do so now.
+    return {name: value for name, value in main.items() if issubclass(type(value), (FunctionType, type))}
 
 
 def _surroundings() -> tuple[Any, ...]:
@@ -92,6 +113,7 @@ def _settings(spawned: bool) -> tuple[Any, ...]:
         getattr(getattr(main, "__spec__", None), "name", None),
         getattr(main, "__file__", None),
         spawn.get_executable(),
+        list(sys.warnoptions),
         bytes(process.current_process().authkey),
         _preloaded(sys.modules.get("multiprocessing.forkserver")),
         _inherited(),

@@ -5,8 +5,9 @@ Guarantees:
     A broken pool is replaced. A forked child starts with none: its parent's pools are its parent's.
 
 Does not promise:
-    That a forked worker sees a global that the program changed since the pool started. ``reset`` starts anew. Others
-    import modules by themselves: when one has changed, or the environment, an idle pool is replaced (see ``fresh``).
+    That a forked worker sees a global that the program changed since the pool started. ``reset`` starts anew; and an
+    idle pool is replaced where the main module has defined something since. Others import modules by themselves: when
+    one has changed, or the environment, an idle pool is replaced (see ``fresh``).
 """
 
 import os
@@ -54,7 +55,7 @@ class _Lease:
         self.futures: set[Future[Any]] = set()  # of those users that have one, until its callback
         self.starting: Future[Any] | None = None
         self.idle_since = self.checked = clock.now()
-        self.birth = birth  # of workers that are not forked
+        self.birth = birth  # of worker processes
 
 
 # Guards _leases, _resets, the counts in them and _reaper; notified when the reaper has to look again.
@@ -199,7 +200,7 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
     if entry is None:
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
         method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
-        birth = None if method in (None, "fork") else Birth(method)
+        birth = None if method is None else Birth(method)
         idle = sorted((each for each in _leases.items() if not each[1].users), key=lambda each: each[1].idle_since)
         for other, surplus in idle[: max(0, len(idle) - _IDLE_POOLS + 1)]:
             del _leases[other]
@@ -213,6 +214,8 @@ def _is_stale(entry: _Lease) -> bool:
     # In a burst that is one question for all of its tasks. Who has just waited for one may be here before its callback.
     if entry.birth is None or entry.users > len(entry.futures) or not all(each.done() for each in entry.futures):
         return False
+    if entry.birth.forked:  # their globals are those of then, by design; but not what a notebook has defined since
+        return entry.birth.is_redefined()
     now = clock.now()
     if now - entry.checked < FILES_SECONDS:
         return entry.birth.is_elsewhere()

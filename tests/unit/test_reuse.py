@@ -685,3 +685,44 @@ def test_no_second_try_for_what_is_no_lack_of_room() -> None:
         shelf.borrow(("spawn", "another kind"), refuse)
     assert tries == [1]
     assert shelf._shelf
+
+
+NOTEBOOK = """
+import asyncio
+import unirun
+from unirun import Run, RuntimeConfig
+
+unirun.configure(start_method="fork", max_workers=1)
+
+def in_scope(fn):
+    with Run(flavor="processes", config=RuntimeConfig(reuse=True)) as executor:
+        return executor.submit(fn).result()
+
+def both(fn):
+    return asyncio.run(unirun.to_process(fn)), in_scope(fn)
+
+if __name__ == "__main__":
+    said, pids = [], set()
+    for cell in ("def f(): return 1", "def f(): return 2", "class C:\\n    f = staticmethod(f)\\ndef g(): return 3"):
+        exec(cell)
+        said += both(g if "g" in globals() else f)
+    print(*said)
+    import os
+    print(len({both(os.getpid) for _ in range(3)}))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_a_notebook_defines_is_known_to_forked_workers(tmp_path: Path) -> None:
+    """Also what it defines anew: an idle pool is replaced then, and else used again."""
+    program = tmp_path / "notebook.py"
+    program.write_text(NOTEBOOK)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1 1 2 2 3 3\n1\n", "")
