@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "command"):
         parser.print_help()
         return 0
-    return int(arguments.command(arguments))
+    status = int(arguments.command(arguments))
+    if argv is None:
+        _settle_output()
+    return status
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -93,25 +96,37 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import json
 
-        _write(json.dumps({"conclusion": conclusion(report), "advice": advice(report), **report.as_dict()}, indent=2))
+        text = json.dumps({"conclusion": conclusion(report), "advice": advice(report), **report.as_dict()}, indent=2)
     else:
-        _write(render(report))
+        text = render(report)
     status = 1 if report.tries and not any(each.worked for each in report.tries) else 0
+    if not _write(text):
+        status = 2
     if any(each.gave_up for each in report.tries):
         os._exit(status)  # at its normal exit the interpreter would wait for what gave no answer
     return status
 
 
-def _write(text: str) -> None:
-    """Print ``text``, in whatever encoding standard output has, to whoever still reads it."""
+def _write(text: str) -> bool:
+    """Print ``text``, in whatever encoding standard output has, to whoever still reads it; return whether that went."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        pass  # a reader that is gone has read enough
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at its exit
-        if not isinstance(error, BrokenPipeError):  # a reader that is gone has read enough
-            print(f"unirun: the report cannot be written: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+        print(f"unirun: the report cannot be written: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _settle_output() -> None:
+    """Let the exit of the interpreter, which flushes again, not fail where nothing can be written any more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def render(report: Report) -> str:

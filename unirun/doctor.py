@@ -228,12 +228,15 @@ def _deadline() -> Iterator[None]:
         raise _TimeUpError
 
     before = signal.signal(signal.SIGALRM, stop)
+    begin, (due, again) = time.monotonic(), (0.0, 0.0)  # of a program's own timer that runs
     try:
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        due, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if due:
+            signal.setitimer(signal.ITIMER_REAL, max(due - (time.monotonic() - begin), 1e-6), again)
 
 
 def _is_starting(frame: FrameType | None) -> bool:

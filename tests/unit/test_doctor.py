@@ -265,6 +265,36 @@ def test_a_full_disk_is_one_line_and_status_2() -> None:
     assert done.stderr.count("\n") == 1
 
 
+CALLED = """
+import contextlib, io, os, signal, sys
+from unirun import cli
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.alarm(100)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert cli.main(["doctor", "--try"]) == 0
+    assert 0 < signal.alarm(0) <= 100
+    kept, full = os.dup(1), os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    status = cli.main(["doctor"])
+    assert os.path.samestat(os.fstat(1), os.fstat(full))
+    os.dup2(kept, 1)
+    print("then", status)
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this platform")
+def test_a_program_that_calls_it_keeps_its_alarm_and_its_output(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(CALLED)
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["then 2"]), done.stderr
+    assert done.stderr.startswith("unirun: the report cannot be written: [Errno 28]")
+
+
 # On refusing hosts
 
 
