@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, Final
 from zipimport import zipimporter
 
-__all__ = ["Birth"]
+__all__ = ["Birth", "ForkedBirth"]
 
 #: Seconds by which the time that the kernel notes for a change may be behind the clock: a tick of its own, of 10 ms at
 #: most (CONFIG_HZ=100).
@@ -27,9 +27,7 @@ class Birth:
 
     def __init__(self, start_method: str | None = "spawn") -> None:
         self._spawned = start_method == "spawn"
-        #: They have the globals of this process as they were at that moment.
-        self.forked: bool = start_method == "fork"
-        self._defined = _defined() if self.forked else {}
+        self._forked = ForkedBirth() if start_method == "fork" else None
         self._when = time.time() - _TICK
         self._surroundings = _surroundings()
         self._settings = _settings(self._spawned)
@@ -45,7 +43,7 @@ class Birth:
         nor the umask, which cannot be read without being set for all threads, nor how signals are handled. And where
         workers are forked, a function or a class of the main module that is new, or defined anew.
         """
-        if self.is_redefined():
+        if self._forked is not None and self._forked.is_over():
             return True
         elsewhere = self.is_elsewhere() or _settings(self._spawned) != self._settings
         return elsewhere or any(map(self._is_new, _own_files()))
@@ -53,13 +51,6 @@ class Birth:
     def is_elsewhere(self) -> bool:
         """Tell only about the environment, the current directory, ``sys.path`` and ``sys.argv``: that is quick."""
         return _surroundings() != self._surroundings
-
-    def is_redefined(self) -> bool:
-        """Tell only about functions and classes of the main module that forked workers do not have."""
-        if not self.forked:
-            return False
-        now, then = _defined(), self._defined
-        return now.keys() != then.keys() or any(now[name] is not then[name] for name in now)
 
     def _is_new(self, path: str) -> bool:
         identity = _identity(path)
@@ -70,6 +61,31 @@ class Birth:
             return identity is not None and identity[-1] / 1e9 > self._when
 
 
+class ForkedBirth:
+    """The moment at which workers are forked. They have the globals of then, by design; what a notebook has not."""
+
+    def __init__(self) -> None:
+        self._defined = _defined()
+
+    def is_over(self) -> bool:
+        """Tell whether the main module has functions or classes now that it had not: new ones, or defined anew."""
+        now, then = _defined(), self._defined
+        return now.keys() != then.keys() or any(now[name] is not then[name] for name in now)
+
+
+def _defined() -> dict[str, Any]:
+    """Return the functions and classes that the main module has defined, and which are pickled by their names."""
+    main: dict[str, Any] = getattr(sys.modules.get("__main__"), "__dict__", {}).copy()
+    # Not `isinstance`, which asks objects for their class: one that loads itself when it is asked must not do so now.
+    defined = {name: value for name, value in main.items() if issubclass(type(value), (FunctionType, type))}
+    # No imported ones; nor the same one by another name, such as the variable of a loop.
+    return {
+        name: value
+        for name, value in defined.items()
+        if getattr(value, "__module__", None) == "__main__" and getattr(value, "__qualname__", None) == name
+    }
+
+
 def _identity(path: str) -> tuple[int, ...] | None:
     """Return what is another when a file is: the content, or what lies under the name. ``None`` if there is none."""
     try:
@@ -78,13 +94,6 @@ def _identity(path: str) -> tuple[int, ...] | None:
         return None
     # The last one tells of a change also where the modification time was set back, which it cannot be itself.
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _defined() -> dict[str, Any]:
-    """Return the functions and classes of the main module, as a notebook defines them anew."""
-    main = vars(sys.modules["__main__"]).copy() if "__main__" in sys.modules else {}
-    # Not `isinstance`, which asks objects for their class: one that loads itself when it is asked must not do so now.
-    return {name: value for name, value in main.items() if issubclass(type(value), (FunctionType, type))}
 
 
 def _surroundings() -> tuple[Any, ...]:

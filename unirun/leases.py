@@ -24,7 +24,7 @@ from unirun import config as settings
 from unirun.backends.ready import Next, nothing
 from unirun.caller import Site
 from unirun.errors import DowngradeError
-from unirun.fresh import Birth
+from unirun.fresh import Birth, ForkedBirth
 from unirun.ladder import Request
 from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import off_loop
@@ -49,7 +49,7 @@ _Key = tuple[str, settings.RuntimeConfig]
 
 
 class _Lease:
-    def __init__(self, pool: ManagedExecutor, birth: Birth | None) -> None:
+    def __init__(self, pool: ManagedExecutor, birth: Birth | ForkedBirth | None) -> None:
         self.pool = pool
         self.users = 0
         self.futures: set[Future[Any]] = set()  # of those users that have one, until its callback
@@ -200,7 +200,7 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
     if entry is None:
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
         method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
-        birth = None if method is None else Birth(method)
+        birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
         idle = sorted((each for each in _leases.items() if not each[1].users), key=lambda each: each[1].idle_since)
         for other, surplus in idle[: max(0, len(idle) - _IDLE_POOLS + 1)]:
             del _leases[other]
@@ -214,8 +214,8 @@ def _is_stale(entry: _Lease) -> bool:
     # In a burst that is one question for all of its tasks. Who has just waited for one may be here before its callback.
     if entry.birth is None or entry.users > len(entry.futures) or not all(each.done() for each in entry.futures):
         return False
-    if entry.birth.forked:  # their globals are those of then, by design; but not what a notebook has defined since
-        return entry.birth.is_redefined()
+    if isinstance(entry.birth, ForkedBirth):
+        return entry.birth.is_over()
     now = clock.now()
     if now - entry.checked < FILES_SECONDS:
         return entry.birth.is_elsewhere()

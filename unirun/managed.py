@@ -236,6 +236,7 @@ class ManagedExecutor(_Base):
 
         return Semantics(
             copy=False,
+            apart=True,
             child=False,
             pickled_initargs=False,
             by_value=False,

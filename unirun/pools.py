@@ -16,11 +16,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeGuard
 
+    from unirun.backends.lowered import Semantics
+
 __all__ = ["InlineExecutor", "is_executor", "open_pool"]
 
 
 class InlineExecutor(ManagedExecutor, Executor):
     """An executor that runs each task in the calling thread, at the call: ``flavor="none"``."""
+
+    def _unirun_semantics(self) -> Semantics:
+        return super()._unirun_semantics().replace(apart=False)  # a call, as asked for
 
 
 def is_executor(value: object) -> TypeGuard[Executor]:

@@ -1,5 +1,6 @@
 """The contract of ``submit``: what is called, how often, with what, and what comes back of it."""
 
+import decimal
 import functools
 import os
 import threading
@@ -251,3 +252,10 @@ def test_a_task_may_submit_to_its_own_executor(pool: Executor) -> None:
 def test_the_context_of_the_caller_is_its_own(pool: Executor) -> None:
     assert pool.submit(tasks.precise_third, 40).result(PATIENCE) == "0." + 40 * "3"
     assert tasks.third() == "0." + 28 * "3"
+
+
+@across("for-none")
+def test_a_call_has_the_context_of_the_caller(pool: Executor) -> None:
+    with decimal.localcontext() as context:
+        context.prec = 40
+        assert pool.submit(tasks.third).result(PATIENCE) == "0." + 40 * "3"

@@ -1,9 +1,11 @@
 """Which items of a map travel in one pickle: what nobody can change, and nothing else."""
 
 import pickle
+import sys
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,3 +98,26 @@ def test_a_large_function_never_travels_with_several_items() -> None:
         assert parcels.pack([(), ()]).count == 1
         assert parcels.alone
         parcels.single((), timed=True)
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy knows no sizes of objects")
+def test_what_can_be_seen_to_be_large_is_not_pickled_to_find_that_out() -> None:
+    """Such as arrays, which are sent as they are."""
+
+    class Seen(Large):
+        def __sizeof__(self) -> int:
+            return 100_000
+
+    class Unknown(Large):
+        def __sizeof__(self) -> int:
+            raise ValueError
+
+    pickled.clear()
+    for spread in (False, True):
+        parcels = Parcels(len, spread)
+        items: list[Any] = [(1, Seen()), (2, 3)] if spread else [Seen(), ()]
+        assert parcels.pack(items).count == 1
+        assert parcels.alone
+    assert pickled == []
+    assert Parcels(len, False).pack([Unknown(), ()]).count == 1
+    assert len(pickled) == 1

@@ -45,6 +45,7 @@ class Semantics(Value):
 
     Attributes:
         copy: Arguments and results are copied by pickling.
+        apart: Tasks would have had contexts of their own: those of another thread, or process.
         child: The initializer was meant for a child process: it must not change this one's signal handlers.
         pickled_initargs: The initializer's arguments would have been pickled too (start methods other than fork).
         by_value: What cannot be pickled by name may be by value, if that is installed: workers would have got it so.
@@ -54,6 +55,7 @@ class Semantics(Value):
     """
 
     copy: bool
+    apart: bool
     child: bool
     pickled_initargs: bool
     by_value: bool
@@ -124,7 +126,7 @@ class LoweredState:
     def run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a task on its caller's own objects."""
         self._ensure_initialized()
-        return self._context.copy().run(_apart, fn, *args, **kwargs)
+        return self._context.copy().run(_apart, fn, *args, **kwargs) if self.semantics.apart else fn(*args, **kwargs)
 
     def run_copied(self, payload: bytes | BaseException) -> Any:
         """Run a pickled task; return a copy of its result or raise one of its exception."""
@@ -171,8 +173,10 @@ class LoweredState:
                 initializer, initargs = self._initialize()
                 if self.semantics.child:
                     self._context.run(_apart, _leaving_signals, initializer, *initargs)
-                else:
+                elif self.semantics.apart:
                     self._context.run(_apart, initializer, *initargs)
+                else:
+                    initializer(*initargs)
             except BaseException as error:
                 LOGGER.critical("Exception in initializer:", exc_info=True)
                 why = "".join(traceback.format_exception_only(error)).strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import sys
 
 from unirun import clock
 from unirun.backends.batch import PLAIN, by_name, run
@@ -107,6 +108,9 @@ class Parcels:
             count = max(1, len(items) * _BYTES // size) if size > _BYTES else len(items)
             self._note(large=count == 1 < len(items))
             return self._parcel(items[:count], False)
+        if any(map(_is_large, self._values(items[:1]))):  # such as an array, which would be pickled for nothing
+            self._note(large=True)
+            return self._parcel(items[:1], True)
         packed: list[Any] = []
         size = 0
         pickled = dumper(lasting=True)  # what has not begun in time is pickled again
@@ -152,6 +156,14 @@ class Parcels:
             return False
         self._packed = b"" if by_name(self._fn) else packed
         return True
+
+
+def _is_large(value: object) -> bool:
+    """Tell a value of which it can be seen that its pickle fills a parcel."""
+    try:
+        return sys.getsizeof(value) > _BYTES
+    except Exception:  # of its own making; or PyPy, which knows no sizes
+        return False
 
 
 class _Numbers:

@@ -129,8 +129,8 @@ def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
         if keep:
             unlist(pool.processes.copy().values())
             _shelf[key] = [*same, _Kept(pool, birth)]
-        surplus = _take_surplus()
-    for each in surplus if keep else [pool]:
+        ended = _take_surplus() if keep else [pool]
+    for each in ended:
         each.shutdown(wait=False)
     return keep
 
