@@ -70,6 +70,11 @@ def map_tiny(peer: Peer) -> None:
     assert peer.map(same, numbers()) == numbers()
 
 
+def map_short(peer: Peer) -> None:
+    """4,000 short tasks of computing by the pool's own map."""
+    peer.map(squares, [1_000] * 4_000)
+
+
 def map_records(peer: Peer) -> None:
     """4,000 small objects by the pool's own map, one back for each."""
     assert peer.map(sum_up, records())[-1] == Record("number 3999", [7_999.0])
@@ -144,6 +149,11 @@ def burn(seconds: float) -> None:
         sum(range(1000))
 
 
+def squares(count: int) -> int:
+    """Compute for some 50 us."""
+    return sum(number * number for number in range(count))
+
+
 def new_arrays() -> list[Any]:
     import numpy
 
@@ -168,6 +178,7 @@ JOBS: dict[str, Job] = {
     "roundtrip": Job("Round trip: submit one task, wait for its result; 100 times", 40, round_trips),
     "submits": Job("Submit 20,000 tasks, then take their results", 5, submits),
     "map": Job("Map 20,000 tiny tasks, default arguments", 10, map_tiny),
+    "short": Job("Map 4,000 tasks of some 50 us of computing", 10, map_short),
     "records": Job("Map 4,000 small objects, one back for each", 10, map_records),
     "mixed": Job("Map 200 tasks of 5 to 50 ms in shuffled order", 3, map_mixed),
     "slow-first": Job("Map one task of 1 s, then 19,999 tiny ones", 2, map_slow_first),
