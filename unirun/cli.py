@@ -115,7 +115,8 @@ def _write(text: str) -> bool:
     except BrokenPipeError:
         pass  # a reader that is gone has read enough
     except OSError as error:
-        print(f"unirun: the report cannot be written: {error}", file=sys.stderr)
+        if sys.stderr is not None:
+            print(f"unirun: the report cannot be written: {error}", file=sys.stderr)
         return False
     return True
 

@@ -65,25 +65,47 @@ class ForkedBirth:
     """The moment at which workers are forked. They have the globals of then, by design; what a notebook has not."""
 
     def __init__(self) -> None:
-        self._defined = _defined()
+        self._look(_main())
+
+    def _look(self, main: dict[str, Any]) -> None:
+        # Only these are kept alive. What else has a name there may be large, and is known by its address.
+        self._defined = {name: value for name, value in main.items() if _defines(name, value)}
+        self._seen = dict(zip(main, map(id, main.values()), strict=True))
 
     def is_over(self) -> bool:
         """Tell whether the main module has functions or classes now that it had not: new ones, or defined anew."""
-        now, then = _defined(), self._defined
-        return now.keys() != then.keys() or any(now[name] is not then[name] for name in now)
+        main, seen = _main(), self._seen
+        if main.keys() == seen.keys() and list(map(id, main.values())) == list(seen.values()):
+            return False  # nearly always; a main module may have thousands of names
+        for name, value in main.items():
+            if seen.get(name) != id(value) and self._defined.get(name) is not value and _defines(name, value):
+                return True
+        self._look(main)  # only variables have changed
+        return False
 
 
-def _defined() -> dict[str, Any]:
-    """Return the functions and classes that the main module has defined, and which are pickled by their names."""
-    main: dict[str, Any] = getattr(sys.modules.get("__main__"), "__dict__", {}).copy()
-    # Not `isinstance`, which asks objects for their class: one that loads itself when it is asked must not do so now.
-    defined = {name: value for name, value in main.items() if issubclass(type(value), (FunctionType, type))}
-    # No imported ones; nor the same one by another name, such as the variable of a loop.
-    return {
-        name: value
-        for name, value in defined.items()
-        if getattr(value, "__module__", None) == "__main__" and getattr(value, "__qualname__", None) == name
-    }
+def _main() -> dict[str, Any]:
+    names = getattr(sys.modules.get("__main__"), "__dict__", None)
+    return names.copy() if type(names) is dict else {}
+
+
+def _defines(name: str, value: Any) -> bool:
+    """Tell whether a name of the main module is that of a function or class which is pickled by it.
+
+    No imported ones are; nor what else has a name there, such as a variable that goes through functions.
+    """
+    # Without asking the value itself, as in `_file`; and what it has may be of the program's own making.
+    try:
+        if issubclass(type(value), type):
+            module, qualname = (type.__getattribute__(value, each) for each in ("__module__", "__qualname__"))
+        elif type(value) is FunctionType:
+            module, qualname = value.__module__, value.__qualname__
+        else:  # what a decorator has made, such as `functools.lru_cache`
+            names = object.__getattribute__(value, "__dict__")
+            module, qualname = names.get("__module__"), names.get("__qualname__")
+    except Exception:
+        return False
+    return type(module) is str and module == "__main__" and type(qualname) is str and qualname == name
 
 
 def _identity(path: str) -> tuple[int, ...] | None:

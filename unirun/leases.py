@@ -40,6 +40,8 @@ IDLE_SECONDS: Final = 60.0
 
 #: Idle pools at most: a program may have other settings for each call, as the seconds that it has left for a task.
 _IDLE_POOLS: Final = 8
+#: Seconds after which those beyond that are shut down: what has a task every now and then, as a map has, is not idle.
+_SURPLUS_SECONDS: Final = 1.0
 
 #: Seconds for which a cached pool is asked only about its surroundings, and not about files: those take some 0.1 ms, as
 #: long as a task that is waited for. Tasks one after the other would take twice as long; this adds one per cent.
@@ -201,10 +203,6 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
         method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
         birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
-        idle = sorted((each for each in _leases.items() if not each[1].users), key=lambda each: each[1].idle_since)
-        for other, surplus in idle[: max(0, len(idle) - _IDLE_POOLS + 1)]:
-            del _leases[other]
-            surplus.pool.shutdown(wait=False)
         entry = _leases[key] = _Lease(open_pool(opening), birth)
     return key, entry
 
@@ -235,6 +233,8 @@ def _give_back(lease: list[_Lease], future: Future[Any] | None = None) -> None:
         if entry.users == 0:
             entry.idle_since = clock.now()
             _ensure_reaper()
+            if len(_leases) > _IDLE_POOLS:
+                _changed.notify_all()
 
 
 def _drop(key: _Key, entry: _Lease) -> None:
@@ -263,15 +263,15 @@ def _reap() -> None:
         ended: list[_Lease] = []
         with _lock:
             now = clock.now()
-            for key, entry in list(_leases.items()):
-                if entry.users == 0 and now - entry.idle_since >= IDLE_SECONDS:
-                    ended.append(_leases.pop(key))
+            idle = sorted(((key, e.idle_since) for key, e in _leases.items() if e.users == 0), key=lambda it: it[1])
+            due = [(since + IDLE_SECONDS, key) for key, since in idle[-_IDLE_POOLS:]]
+            due += [(since + _SURPLUS_SECONDS, key) for key, since in idle[:-_IDLE_POOLS]]
+            ended += [_leases.pop(key) for end, key in due if end <= now]
             if not _leases and not ended:
                 _reaper = None
                 return
             if not ended:
-                waiting = [e.idle_since + IDLE_SECONDS - now for e in _leases.values() if e.users == 0]
-                _changed.wait(min(waiting, default=IDLE_SECONDS))
+                _changed.wait(min((end - now for end, _ in due), default=IDLE_SECONDS))
         for entry in ended:
             entry.pool.shutdown(wait=True)
 

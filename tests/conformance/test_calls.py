@@ -35,7 +35,19 @@ def test_every_task_runs_once(pool: Executor, journal: Journal) -> None:
 @across()
 def test_arguments_arrive_as_they_were_given(pool: Executor) -> None:
     """Keywords may have any name, also those of the parameters that the way to the worker has itself."""
-    names = ("fn", "self", "args", "kwargs", "func", "task", "payload", "initializer", "max_workers", "executor")
+    names = (
+        "fn",
+        "self",
+        "args",
+        "kwargs",
+        "func",
+        "task",
+        "payload",
+        "initializer",
+        "max_workers",
+        "executor",
+        "callable",
+    )
     keywords: dict[str, Any] = {name: index for index, name in enumerate(names)}
     assert pool.submit(tasks.arguments, 1, [2], **keywords).result(PATIENCE) == ((1, [2]), keywords)
     assert pool.submit(tasks.arguments).result(PATIENCE) == ((), {})

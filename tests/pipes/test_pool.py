@@ -25,6 +25,7 @@ from tests.conformance.tasks import until
 from tests.pipes import jobs
 from tests.pipes.pools import opened
 from unirun import Run, RuntimeConfig, configure
+from unirun.backends.pipes import forks
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
@@ -971,3 +972,28 @@ def test_the_cause_of_an_error_is_the_stdlibs(ladder: str, monkeypatch: pytest.M
             assert type(cause) is process._RemoteTraceback
             assert cause.tb.startswith('\n"""\nTraceback (most recent call last)')
             assert "LookupError: x" in str(cause)
+
+
+def test_a_child_may_let_go_of_a_pool_whose_bell_another_thread_was_ringing() -> None:
+    """Before its copy of the pipe is closed: without a GIL the last reference may die in the midst of the fork."""
+    bell, rings, done = Bell(), threading.Event(), threading.Event()
+    forks.forget(bell._reader)  # the child does not close them
+    forks.forget(bell._writer)
+
+    def ring() -> None:
+        with bell._lock:
+            rings.set()
+            done.wait()
+
+    thread = threading.Thread(target=ring)
+    thread.start()
+    rings.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)  # which ends a child that waits for the lock
+        Bell.abandon(bell)
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    bell.silence()

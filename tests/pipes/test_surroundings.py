@@ -368,3 +368,40 @@ def test_a_daemon_that_has_closed_all_files(method: str, tmp_path: Path) -> None
     program.write_text(DAEMON)
     ran(str(program), method, str(said))
     assert said.read_text() == "3\n"
+
+
+NO_ROOM = """
+import resource, time
+from pickle import PickleBuffer
+from unirun import Run, RuntimeConfig
+
+class Memory:
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Memory, (PickleBuffer(self.data),)
+
+def size(*values):
+    return sum(len(value.data) for value in values)
+
+if __name__ == "__main__":
+    values = [Memory(bytearray(4 << 20)) for _ in range(60)]  # more than there are blocks for
+    with Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method="fork")) as executor:
+        executor.submit(abs, -1).result()
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
+        futures = [executor.submit(time.sleep, 0.2), executor.submit(size, *values), executor.submit(abs, -3)]
+        print([future.result(30) for future in futures])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="nothing says here how much memory there is")
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy ends itself where there is no memory")
+def test_buffers_of_which_there_is_no_room_for_a_copy(tmp_path: Path) -> None:
+    """They go through the pipe as they are."""
+    program = tmp_path / "program.py"
+    program.write_text(NO_ROOM)
+    done = ran(str(program))
+    assert (done.stdout, done.stderr) == (f"[None, {60 * (4 << 20)}, 3]\n", "")

@@ -21,7 +21,7 @@ import logging
 import sys
 import threading
 import traceback
-from _contextvars import Context, copy_context  # built in: every program under the hook loads this module
+from _contextvars import Context, copy_context  # all that `contextvars` has; programs under the hook load this module
 from concurrent.futures import Executor
 
 from unirun.backends.raised import pack, remote_traceback, unpack
@@ -126,7 +126,7 @@ class LoweredState:
     def run_shared(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a task on its caller's own objects."""
         self._ensure_initialized()
-        return self._context.copy().run(_apart, fn, *args, **kwargs) if self.semantics.apart else fn(*args, **kwargs)
+        return self._context.copy().run(_apart, fn, args, kwargs) if self.semantics.apart else fn(*args, **kwargs)
 
     def run_copied(self, payload: bytes | BaseException) -> Any:
         """Run a pickled task; return a copy of its result or raise one of its exception."""
@@ -135,7 +135,7 @@ class LoweredState:
         if not isinstance(payload, BaseException):
             task = self._load(payload, "the task")
             try:
-                result = self._context.copy().run(_apart, _dumped, *task)
+                result = self._context.copy().run(_apart, _dumped, task, {})
             except BaseException as error:
                 # Not raised from here: the original, with all of its frames, would hang on as the copy's context.
                 failed = self._copy_error(error)
@@ -172,9 +172,9 @@ class LoweredState:
             try:
                 initializer, initargs = self._initialize()
                 if self.semantics.child:
-                    self._context.run(_apart, _leaving_signals, initializer, *initargs)
+                    self._context.run(_apart, _leaving_signals, (initializer, *initargs), {})
                 elif self.semantics.apart:
-                    self._context.run(_apart, initializer, *initargs)
+                    self._context.run(_apart, initializer, initargs, {})
                 else:
                     initializer(*initargs)
             except BaseException as error:
@@ -189,7 +189,7 @@ class LoweredState:
             self._initialized = True
 
 
-def _apart(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def _apart(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a function in a context that was copied, with a copy of what ``decimal`` has in there and changes."""
     decimal: Any = sys.modules.get("decimal")
     if hasattr(decimal, "setcontext"):  # else another thread is importing it

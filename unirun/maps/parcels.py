@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-import sys
 
 from unirun import clock
 from unirun.backends.batch import PLAIN, by_name, run
@@ -108,7 +107,7 @@ class Parcels:
             count = max(1, len(items) * _BYTES // size) if size > _BYTES else len(items)
             self._note(large=count == 1 < len(items))
             return self._parcel(items[:count], False)
-        if any(map(_is_large, self._values(items[:1]))):  # such as an array, which would be pickled for nothing
+        if any(map(_is_large, self._values(items[:1]))):  # which would be pickled for nothing
             self._note(large=True)
             return self._parcel(items[:1], True)
         packed: list[Any] = []
@@ -158,11 +157,12 @@ class Parcels:
         return True
 
 
-def _is_large(value: object) -> bool:
-    """Tell a value of which it can be seen that its pickle fills a parcel."""
+def _is_large(value: Any) -> bool:
+    """Tell a value of which it can be seen that its pickle fills a parcel: one that is memory, such as an array."""
     try:
-        return sys.getsizeof(value) > _BYTES
-    except Exception:  # of its own making; or PyPy, which knows no sizes
+        with memoryview(value) as view:
+            return view.nbytes > _BYTES
+    except Exception:  # it is none, or of a kind of its own
         return False
 
 

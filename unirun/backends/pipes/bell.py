@@ -26,6 +26,7 @@ class Bell:
         # ring in a thread that holds it.
         self._lock = threading.RLock()
         self._reader, self._writer = forks.made(partial(Pipe, duplex=False))
+        self._owner = os.getpid()
         os.set_blocking(self._reader.fileno(), False)
         os.set_blocking(self._writer.fileno(), False)
         self.abandoned: bool = False
@@ -62,8 +63,11 @@ class Bell:
             pass
         self._run()
 
-    def abandon(self, _: object = None) -> None:
+    # The function is held here: the collector may find an executor when modules have lost their names.
+    def abandon(self, _: object = None, *, getpid: Callable[[], int] = os.getpid) -> None:
         """Say that nobody holds the pool any more."""
+        if getpid() != self._owner:
+            return  # in a child, at a moment when the pipe may not be closed there yet, and another thread has the lock
         self.abandoned = True
         self.ring()
 

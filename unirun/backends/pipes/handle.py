@@ -259,12 +259,15 @@ class Handle:
                 out.popleft()
 
     def _return_borrowed(self) -> None:
-        """Copy what is still memory of who submits, and may be changed from now on."""
+        """Copy what is still memory of who submits, and may be changed from now on; as far as there is room for it."""
         if self._borrows:
-            for place, view in enumerate(self._out):
-                if not isinstance(view.obj, bytes):
-                    self._out[place] = memoryview(bytes(view))
-            self._borrows = False
+            try:
+                for place, view in enumerate(self._out):
+                    if not isinstance(view.obj, bytes):
+                        self._out[place] = memoryview(bytes(view))
+                self._borrows = False
+            except MemoryError:
+                pass  # once more of it is written
 
     def end(self) -> None:
         """Let it end when it has done what it was given."""

@@ -285,7 +285,7 @@ class Manager:
         except EOFError:
             self._lose(worker)
         except (protocol.ProtocolError, MemoryError) as error:
-            worker.unread = error.with_traceback(None)
+            worker.unread = worker.unread or error.with_traceback(None)  # it may be heard again
             worker.kill()
             self._lose(worker)
         finally:
