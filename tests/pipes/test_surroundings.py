@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,14 @@ pytestmark = [
 PATIENCE = 30.0
 ROOT = Path(__file__).parents[2]
 METHODS = multiprocessing.get_all_start_methods()
+#: For tests with a limit of memory.
+LIMITED = pytest.mark.skipif(
+    sys.implementation.name == "pypy"
+    or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    or not os.path.exists("/proc/self/statm"),
+    reason="nothing says how much memory there is; or PyPy, which ends itself where there is none; or no GIL: that "
+    "allocator has address space in reserve, which the limit does not reach",
+)
 
 
 def ran(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -326,8 +335,7 @@ with Run(flavor="processes", max_workers=1, config=RuntimeConfig(start_method="f
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="nothing says here how much memory there is")
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy ends itself where there is no memory")
+@LIMITED
 def test_a_result_for_which_there_is_no_memory() -> None:
     done = ran("-c", NO_MEMORY)
     assert (done.stdout, done.stderr) == ("BrokenProcessPool MemoryError True\n10\n", "")
@@ -397,8 +405,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="nothing says here how much memory there is")
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy ends itself where there is no memory")
+@LIMITED
 def test_buffers_of_which_there_is_no_room_for_a_copy(tmp_path: Path) -> None:
     """They go through the pipe as they are."""
     program = tmp_path / "program.py"
