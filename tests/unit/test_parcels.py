@@ -1,12 +1,15 @@
 """Which items of a map travel in one pickle: what nobody can change, and nothing else."""
 
+import math
 import pickle
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unirun.maps import parcels as module
 from unirun.maps.parcels import Parcels
 
 #: Pickles that were made of the class below.
@@ -69,6 +72,13 @@ def test_large_texts_go_alone() -> None:
     assert not parcels.alone
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long pickling takes, it goes on."""
+    monkeypatch.setattr(module, "_SECONDS", math.inf)
+
+
+@pytest.mark.usefixtures("patient")
 def test_after_large_items_small_ones_go_together_again() -> None:
     """How many go alone before that is tried doubles with each large one."""
     parcels, small = Parcels(len, False), (1, 2)
@@ -98,6 +108,7 @@ def test_a_large_function_never_travels_with_several_items() -> None:
         parcels.single((), timed=True)
 
 
+@pytest.mark.usefixtures("patient")
 def test_memory_is_seen_to_be_large() -> None:
     """Such as an array: it is not pickled to find that out. The size of others says nothing about their pickles."""
     for spread in (False, True):
