@@ -47,3 +47,4 @@ def test_a_clock_that_stands_still() -> None:
     pace.learn(0.0, 1, 1)
     assert pace.wanted(100, None) == 100
     assert pace.ahead(100) == WINDOW
+    assert Pace(1, pace.average).wanted(100, None) == 100

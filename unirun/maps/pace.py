@@ -70,7 +70,7 @@ class Pace:
     @property
     def average(self) -> float:
         """What an item took so far, for later maps: a batch that the host has held up says little about these."""
-        return self._took / self._done if self._done else self.seconds
+        return max(self._took / self._done, _CLOCK) if self._done else self.seconds
 
     def learn(self, seconds: float, count: int, given: int) -> None:
         """Take note that ``count`` of the ``given`` items of a batch were done, and in how many seconds."""
