@@ -195,7 +195,9 @@ def _asked(ask: Callable[..., Any], *arguments: Any) -> Any:
     """Return what the system says; ``None`` where it does not: it would say as little in a new worker."""
     try:
         return ask(*arguments)
-    except OSError:  # a sandbox forbids the question
+    except OSError as error:  # a sandbox forbids the question
+        if error.errno is None:
+            raise  # of the making of a signal handler, whose deadline it may tell
         return None
 
 

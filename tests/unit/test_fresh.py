@@ -261,3 +261,12 @@ def test_a_module_with_an_impossible_file(monkeypatch: pytest.MonkeyPatch) -> No
     module.__file__ = "no\0path.py"
     monkeypatch.setitem(sys.modules, "impossible", module)
     assert not Birth().is_over()
+
+
+def test_the_deadline_of_a_signal_handler_is_no_forbidden_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object) -> Any:
+        raise TimeoutError("the program's own")
+
+    monkeypatch.setattr(os, "getpriority", late)
+    with pytest.raises(TimeoutError, match="the program's own"):
+        Birth()

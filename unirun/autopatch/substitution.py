@@ -160,7 +160,7 @@ def settings_are_right() -> bool:
 
 def _in_worker() -> bool:
     """Tell whether multiprocessing has started this process, or is about to: the program that did so has been told."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is None:
-        return False
+    process: Any = sys.modules.get("multiprocessing.process")
+    if not hasattr(process, "_current_process"):
+        return False  # it is not there, or half of it, as another thread imports it; in a worker all of it is
     return process.parent_process() is not None or hasattr(process.current_process(), "_inheriting")
