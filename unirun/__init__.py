@@ -2,6 +2,11 @@
 
 TYPE_CHECKING = False  # what type checkers look for; `typing` itself costs more than this whole module
 if TYPE_CHECKING:
+    from unirun import autopatch as autopatch
+    from unirun import cli as cli
+    from unirun import compat as compat
+    from unirun import errors as errors
+    from unirun import trace as trace
     from unirun.aio import to_process as to_process
     from unirun.aio import to_thread as to_thread
     from unirun.config import RuntimeConfig as RuntimeConfig
@@ -38,6 +43,9 @@ _HOME = {
     "to_thread": "aio",
 }
 
+#: Modules that people use by `import unirun` alone.
+_MODULES = ("autopatch", "cli", "compat", "errors", "trace")
+
 __version__ = "0.2.0"
 __all__ = [
     "BootstrapError",
@@ -61,6 +69,8 @@ __all__ = [
 if not TYPE_CHECKING:  # or a name that does not exist would pass for one that does
 
     def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return __import__(f"{__name__}.{name}", fromlist=["__name__"])
         home = _HOME.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -70,4 +80,4 @@ if not TYPE_CHECKING:  # or a name that does not exist would pass for one that d
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

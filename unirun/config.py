@@ -144,7 +144,7 @@ def check_seconds(name: str, value: object) -> None:
     """Raise ``ConfigError`` unless ``value`` is a number of seconds above 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
-        raise ConfigError(name, value, "use a number of seconds above 0, or None for no limit")
+        raise ConfigError(name, value, "use a finite number of seconds above 0, or None for no limit")
 
 
 def check_ladder(name: str, value: object) -> tuple[str, ...]:
@@ -299,9 +299,18 @@ _suggested: set[str] = set()
 def variables() -> dict[str, str]:
     """Return the variables of unirun's that are set and not empty, as they are in the environment."""
     names = [name for name in os.environ if name.startswith("UNIRUN_")]
-    _warn_unknown(names)
+    for name in sorted(names):
+        if name not in _suggested and (why := _unknown(name)) is not None:
+            _suggested.add(name)
+            if (site := caller()) is not None:
+                site.warn(RuntimeWarning(why))
     known = (*_FIELD_OF, *_OTHER) if names else ()
     return {name: value for name in known if (value := os.environ.get(name, "")).strip()}
+
+
+def unknown_variables() -> list[str]:
+    """Return what is wrong with each ``UNIRUN_*`` variable that nothing reads, in words."""
+    return [why for name in sorted(os.environ) if name.startswith("UNIRUN_") and (why := _unknown(name)) is not None]
 
 
 def _environment() -> RuntimeConfig:
@@ -324,7 +333,8 @@ def _environment() -> RuntimeConfig:
                 raise ConfigError(variable, text, f"use {_RUNGS}, separated by commas")
             found[field] = rungs
         elif field == "start_method":
-            check_choice(variable, word, START_METHODS)
+            # One that the platform does not have is a bad value, too. All systems but Windows have all of them.
+            check_choice(variable, word, ("spawn",) if sys.platform == "win32" else START_METHODS)
             found[field] = word
         elif field == "downgrade":
             check_choice(variable, word, ("warn", "silent", "error"))
@@ -351,24 +361,20 @@ def _flag(variable: str) -> bool | None:
     raise ConfigError(variable, os.environ[variable], "use 1 or 0 (or true/false, yes/no, on/off)")
 
 
-def _warn_unknown(names: list[str]) -> None:
-    """Warn once about each ``UNIRUN_*`` variable that nothing reads; a typing mistake is silent otherwise."""
+def _unknown(name: str) -> str | None:
+    """Say of a variable that nothing reads it: a typing mistake is silent otherwise. ``None`` for the others."""
     known = (*_FIELD_OF, *_OTHER)
-    for name in sorted(names):
-        if name in known or name in _suggested:
-            continue
-        _suggested.add(name)
-        import difflib  # only where there is something to say
+    if name in known:
+        return None
+    import difflib  # only where there is something to say
 
-        field = name.removeprefix("UNIRUN_").lower()
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        advice = ""
-        if name.upper() in known:
-            advice = f"; did you mean {name.upper()}?"
-        elif field in _NOTHING.as_dict():
-            advice = f"; {field} has none, set RuntimeConfig({field}=...) or configure({field}=...)"
-        elif near:
-            advice = f"; did you mean {near[0]}?"
-        site = caller()
-        if site is not None:
-            site.warn(RuntimeWarning(f"the environment variable {name} means nothing to unirun{advice}"))
+    field = name.removeprefix("UNIRUN_").lower()
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    advice = ""
+    if name.upper() in known:
+        advice = f"; did you mean {name.upper()}?"
+    elif field in _NOTHING.as_dict():
+        advice = f"; {field} has none, set RuntimeConfig({field}=...) or configure({field}=...)"
+    elif near:
+        advice = f"; did you mean {near[0]}?"
+    return f"the environment variable {name} means nothing to unirun{advice}"

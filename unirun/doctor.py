@@ -125,12 +125,12 @@ def examine(*, start: bool) -> Report:
         ConfigError: A setting is not accepted.
         BootstrapError: This process is a worker that is still importing its main module.
     """
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unknown variables, once in a process; all of them are in the notes
         config, managed = settings.resolve(), settings.compat_mode() == "managed"
         settings.autopatch_enabled()  # a bad value is to be reported with the others
         settings.autopatch_exclude()
-    facts, notes = host.probe(), tuple(str(each.message) for each in heard)
+    facts, notes = host.probe(), tuple(settings.unknown_variables())
     requests = {flavor: Request(flavor=flavor, origin="Run") for flavor in FLAVORS}
     if managed:
         requests |= {name: Request(flavor=flavor, origin=name, dropin=True) for name, flavor in COMPAT.items()}

@@ -59,8 +59,10 @@ class DowngradeError(UnirunError, NotImplementedError):
 class BootstrapError(UnirunError, RuntimeError):
     """A process pool could not start because this process is itself a worker that is still starting.
 
-    It happens when a script without an ``if __name__ == "__main__":`` guard is imported by its own worker. Running
-    the work here instead would run the whole script once per worker, so unirun never does that.
+    It happens in a program that is started again to be its own worker: a frozen one without ``freeze_support()``, or a
+    script without an ``if __name__ == "__main__":`` guard, where multiprocessing's own ``RuntimeError`` usually comes
+    first ("An attempt has been made to start a new process ..."). Running the work here instead would run the whole
+    program once per worker, so unirun never does that.
 
     Attributes:
         detail: The error that the pool met, in words.

@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor, Future
-    from typing import Any, ParamSpec, TypeVar
+    from typing import Any, Final, ParamSpec, Self, TypeVar
 
     from unirun.backends.lowered import Semantics
     from unirun.backends.pipes.pool import PipePool
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessPoolExecutor"]
 
+#: What ``map`` does besides what its documentation in the stdlib says.
+_BATCHES: Final = """
+
+        With the default chunksize, 1, short items travel together all the same, in batches of a size that is found out,
+        where the pool's tasks are neither counted nor timed. Order, errors and timeout are as above.
+        """
 #: The stdlib's own class, whatever its module may hold by now.
 _STDLIB: Any = GuardedProcessPool.__base__
 
@@ -74,12 +80,14 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
     _broken = _OfLower(lambda pool: getattr(pool._unirun_lower, "broken", None) or False)
     _shutdown_thread = _OfLower(lambda pool: pool._unirun_closed or pool._unirun_ending or bool(pool._broken))
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Not by its name, which a reload of this module rebinds.
         if cls is __class__ and sys.meta_path is not None and stands_aside():  # type: ignore[name-defined]
             acknowledge(_STDLIB, cls)
-            return _STDLIB(*args, **kwargs)
-        create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
+            theirs: Self = _STDLIB(*args, **kwargs)  # and no `__init__` after it: its class derives from none of ours
+            return theirs
+        # Of a class that stands beside this one in a program's, if it has one.
+        create: Callable[..., Self] = super().__new__
         return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
 
     def __init__(
@@ -135,7 +143,8 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
                 return self._unirun_map(fn, iterables, timeout=timeout)
             return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize)
 
-    map.__doc__ = GuardedProcessPool.map.__doc__
+    # What the stdlib's says, as far as the interpreter has kept it, and what is not so here.
+    map.__doc__ = GuardedProcessPool.map.__doc__ and GuardedProcessPool.map.__doc__.rstrip() + _BATCHES
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)

@@ -9,8 +9,8 @@ What turns the hook on in there is a ``sitecustomize``, in a folder that is put 
 down; or the ``.pth`` file, where the companion distribution is installed.
 
 Does not promise:
-    That a child has the hook that gets another environment (``env={}``), or ignores its own (``python -I``, ``-E``,
-    ``-S``), where there is no ``.pth``.
+    That a child has the hook that gets another environment (``env={}``), or ignores its own (``python -I``, ``-E``),
+    where there is no ``.pth``; or that it has it under ``-S``, which reads none.
 """
 
 from __future__ import annotations

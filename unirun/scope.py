@@ -37,8 +37,8 @@ class Run:
     """A scope with an executor that works on this host.
 
     ``with Run(flavor="processes") as executor:`` gives a ``concurrent.futures.Executor``. Leaving the block waits for
-    its tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` does the same without
-    blocking the event loop; cancelled in its block or at its end, as by Ctrl-C, it cancels what has not begun.
+    its tasks, as leaving a stdlib pool does; after that the executor refuses work. ``async with`` waits for
+    them beside the event loop; cancelled in its block or at its end, as by Ctrl-C, it cancels what has not begun.
     Scopes nest; one ``Run`` may be entered again once it was left.
 
     Args:
@@ -56,7 +56,9 @@ class Run:
         TypeError: ``config``, ``executor`` or ``trace`` is of another kind.
         DowngradeError: From the ``with`` statement or the first ``submit``: no rung can serve, or downgrades are
             errors.
-        BootstrapError: From the first ``submit``: this process is a worker that imports a script without a guard.
+        BootstrapError: From the first ``submit``: this process is a worker that imports a script without a guard, and
+            multiprocessing has not refused that first, by another ``RuntimeError``.
+        RuntimeError: From the ``with`` statement: this ``Run`` is open already.
     """
 
     def __init__(

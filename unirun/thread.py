@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
-    from typing import Any, ParamSpec, TypeVar
+    from typing import Any, ParamSpec, Self, TypeVar
 
     from unirun.opening import Opening
 
@@ -42,12 +42,14 @@ class ThreadPoolExecutor(ManagedExecutor, GuardedThreadPool):
 
     _unirun_own_rung = "threads"
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Not by its name, which a reload of this module rebinds.
         if cls is __class__ and sys.meta_path is not None and stands_aside():  # type: ignore[name-defined]
             acknowledge(_STDLIB, cls)
-            return _STDLIB(*args, **kwargs)
-        create: Any = super().__new__  # of a class that stands beside this one in a program's, if it has one
+            theirs: Self = _STDLIB(*args, **kwargs)  # and no `__init__` after it: its class derives from none of ours
+            return theirs
+        # Of a class that stands beside this one in a program's, if it has one.
+        create: Callable[..., Self] = super().__new__
         return create(cls) if create is object.__new__ else create(cls, *args, **kwargs)
 
     def __init__(

@@ -1,6 +1,7 @@
 """Settings: what is accepted, what each variable means, and which source wins."""
 
 import pickle
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,17 @@ def test_what_a_configuration_is_made_of() -> None:
         RuntimeConfig(2)  # type: ignore[call-arg, arg-type]
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'workers'; its fields are .*max_workers"):
         configure(workers=2)
+
+
+def test_a_start_method_that_the_platform_lacks_is_a_bad_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the hook leaves the program alone. A configuration may be one for several platforms; see ``decide``."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("UNIRUN_START_METHOD", "fork")
+    with pytest.raises(ConfigError, match="UNIRUN_START_METHOD='fork' is not accepted: use 'spawn'"):
+        resolve()
+    monkeypatch.setenv("UNIRUN_START_METHOD", "spawn")
+    assert resolve().start_method == "spawn"
+    assert RuntimeConfig(start_method="fork").start_method == "fork"
 
 
 def test_both_force_variables_at_once_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

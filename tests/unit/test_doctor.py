@@ -204,6 +204,13 @@ def test_a_variable_that_means_nothing_is_noted() -> None:
     assert "UNIRUN_TASK_TIMEOUT means nothing to unirun; task_timeout has none, set RuntimeConfig(" in done.stdout
 
 
+def test_a_variable_that_means_nothing_is_noted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that asks has perhaps been warned by a pool of its own."""
+    monkeypatch.setenv("UNIRUN_TRCE", "1")
+    for _ in range(2):
+        assert any("did you mean UNIRUN_TRACE?" in note for note in doctor.examine(start=False).notes)
+
+
 def test_a_ladder_of_the_users_own_is_named() -> None:
     done = run("doctor", UNIRUN_LADDER="threads, processes")
     assert done.returncode == 0

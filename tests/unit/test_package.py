@@ -45,6 +45,15 @@ def test_the_table_of_names_is_the_public_api() -> None:
         _ = unirun.nothing  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    "used", ["cli.main", "trace.add_listener", "autopatch.disabled", "errors.ConfigError", "compat"]
+)
+def test_what_the_docs_call_by_its_whole_name_is_there(used: str) -> None:
+    """``import unirun`` is all that a reader of them has written."""
+    code = f"import unirun; unirun.{used}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
 def test_every_module_says_in_its_first_line_why_it_exists() -> None:
     for module in pkgutil.walk_packages(unirun.__path__, "unirun."):
         if module.name == "unirun.__main__":

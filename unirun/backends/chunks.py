@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["ChunkingExecutor"]
+
+T = TypeVar("T")
 
 
 class ChunkingExecutor(Executor):
@@ -14,12 +16,12 @@ class ChunkingExecutor(Executor):
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         **more: Any,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """Return an iterator equivalent to ``map(fn, *iterables)``, the calls being made in chunks.
 
         Args:
@@ -47,6 +49,6 @@ def cut(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield chunk
 
 
-def run_chunk(fn: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
+def run_chunk(fn: Callable[..., T], chunk: Iterable[tuple[Any, ...]]) -> list[T]:
     """Call ``fn`` with each item of a chunk."""
     return [fn(*args) for args in chunk]
