@@ -16,6 +16,7 @@ Does not promise:
 from __future__ import annotations
 
 import sys
+import threading
 from concurrent.futures import Executor
 
 from unirun.backends.ready import nothing
@@ -141,8 +142,17 @@ class ManagedExecutor(_Base):
 
     __exit__.__doc__ = Executor.__exit__.__doc__
 
+    def __getstate__(self) -> object:
+        if self._unirun_managed and not self._unirun_constructed:
+            # There is nothing of the stdlib's pool, at whose locks pickling would fail. Where a program's own class
+            # says what its state is, this is not asked.
+            return {**vars(self), "_unirun_lock": threading.Lock()}
+        return super().__getstate__()
+
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""
+        for name in [name for name in vars(self) if name.startswith("_unirun_")]:
+            delattr(self, name)  # of an earlier life: programs open a pool again by calling its constructor
         self._unirun_opening, self._unirun_spec, self._unirun_managed = opening, spec, True
         self._max_workers = opening.plan.workers or self._unirun_stdlib_workers()
         if opening.rung != self._unirun_own_rung:

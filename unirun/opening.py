@@ -117,6 +117,11 @@ class Opening:
             finally:
                 self.tell()
 
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        # Who pickles or copies a pool fails at a lock of the stdlib's, or leaves these out and constructs it anew. It
+        # would meet this first, and by way of the user's line all globals of the program.
+        return type(None), ()
+
     @property
     def rung(self) -> str:
         """The rung to try now.

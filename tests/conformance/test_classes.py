@@ -4,6 +4,7 @@ import abc
 import concurrent.futures
 import concurrent.futures.process
 import concurrent.futures.thread
+import copy
 import pickle
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -48,6 +49,70 @@ def test_errors_and_helpers_are_the_stdlib_s_own() -> None:
 def test_a_managed_class_pickles_by_its_name(column: Column) -> None:
     """Classes are arguments, too."""
     assert pickle.loads(pickle.dumps(column.kind)) is column.kind
+
+
+@across(without=("run",))
+@pytest.mark.parametrize("used", ["", "submit", "map"])
+def test_it_can_be_constructed_again(used: str, column: Column) -> None:
+    """By its constructor, when it was shut down: so programs restart a pool that others hold."""
+
+    def twice(*arguments: Any, **more: Any) -> Executor:
+        pool: Any = column.kind
+        pool = pool(*arguments, **more)
+        if used == "submit":
+            pool.submit(tasks.add, 2, 3).result(PATIENCE)
+        elif used == "map":
+            pool.map(tasks.add, [1] * 50, [2] * 50)
+        pool.shutdown()
+        pool.__init__(*arguments, **more)
+        return pool  # type: ignore[no-any-return]
+
+    make: Any = twice
+    with column.open(kind=make) as pool:
+        assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
+        assert list(pool.map(tasks.add, [1], [2], timeout=PATIENCE)) == [3]
+
+
+class Touchy:
+    """A global of a program's, which nobody is to pickle or to copy."""
+
+    touched = False
+
+    def __reduce__(self) -> Any:
+        Touchy.touched = True
+        return Touchy, ()
+
+
+TOUCHY = Touchy()
+
+
+@across(without=("run",))
+def test_who_pickles_one_fails_at_itself(column: Column, pool: Executor) -> None:
+    """As by sending a bound method of an object that holds a pool: with the error of a lock, and nothing else."""
+    with pytest.raises((TypeError, pickle.PicklingError), match=r"lock|object"):
+        pickle.dumps(pool)
+    assert not Touchy.touched
+
+
+@across("for-threads", without=("run",))
+def test_a_derived_class_may_be_pickled(column: Column) -> None:
+    """If it leaves out what cannot be, of the stdlib's attributes, and makes it anew."""
+    base: Any = column.kind
+    with column.open(kind=type("Pool", (base,), {"__getstate__": _state, "__setstate__": _make_anew})) as pool:
+        other = copy.deepcopy(pool)
+        with other:
+            assert other.submit(tasks.add, 2, 3).result(PATIENCE) == 5
+
+
+def _state(pool: Any) -> dict[str, Any]:
+    state = dict(vars(pool))
+    for name in set(vars(concurrent.futures.ThreadPoolExecutor(1))) - {"_max_workers"}:
+        state.pop(name, None)
+    return state
+
+
+def _make_anew(pool: Any, state: dict[str, Any]) -> None:
+    pool.__init__(state["_max_workers"])
 
 
 # ---------------------------------------------------------------------------------------------------- derived classes

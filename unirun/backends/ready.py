@@ -44,8 +44,11 @@ class Ready:
         run_user(*self._user)
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        from multiprocessing.context import get_spawning_popen
         from multiprocessing.reduction import ForkingPickler
 
+        if get_spawning_popen() is None:  # by who copies a pool, which has no use for a second end of the pipe
+            return type(None), ()
         from unirun.backends import ready  # which may not be this module any more, in a program that drops modules
 
         user = bytes(ForkingPickler.dumps(self._user))

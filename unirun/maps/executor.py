@@ -88,8 +88,8 @@ class BatchingExecutor(ManagedExecutor):
     __exit__.__doc__ = Executor.__exit__.__doc__
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
-        self._unirun_maps, self._unirun_paces = [], {}
         super()._unirun_adopt(opening, spec)
+        self._unirun_maps, self._unirun_paces = [], {}
 
     def _unirun_own_maps(self) -> list[Batches]:
         """Return the calls of ``map`` that have something left, but none in a forked child: nothing goes on there."""
@@ -122,6 +122,7 @@ class BatchingExecutor(ManagedExecutor):
             elif self._max_workers == 1:  # then the order in which tasks begin can be seen
                 each.flush()
         memos: list[Memo] = []
+        maps = self._unirun_maps  # and no other one, where the program constructs this pool again meanwhile
         remember = partial(memo_for, fn, inert(iterables), window)
         # Emptied when all is done: the executor is not held then by whoever holds the results.
         held: list[Any] = [self]
@@ -134,10 +135,10 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
-            ended=lambda ended: held.pop()._unirun_map_ended(memos, ended),
+            ended=lambda ended: held.pop()._unirun_map_ended(memos, maps, ended),
             soon=lambda step: held[0]._unirun_soon(step) if held else step(),
         )
-        self._unirun_maps.append(sending)
+        maps.append(sending)
         results = sending.begin()
         if _FREE and held and self._unirun_lower is None:  # once the pool has its threads: there may be few
             _elsewhere(lambda: held.append(self))
@@ -176,10 +177,10 @@ class BatchingExecutor(ManagedExecutor):
         """
         return self._unirun_lower is None and getattr(self, "_broken", False)
 
-    def _unirun_map_ended(self, memos: list[Memo], ended: Batches) -> None:
+    def _unirun_map_ended(self, memos: list[Memo], maps: list[Batches], ended: Batches) -> None:
         for memo in memos:
             memo.close()
-        self._unirun_maps.remove(ended)
+        maps.remove(ended)
         if self._unirun_deferred and not self._unirun_maps and not self._unirun_stdlib_broke():
             super().shutdown(wait=False)
 

@@ -41,6 +41,10 @@ def dump_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]], *, main_by_valu
     except Exception as error:
         if not cannot(error) or by_value() is None:
             raise
+        try:
+            return protocol.dump(call, by_value())
+        except Exception as other:
+            raise error from other  # as the stdlib's pool says it, on a host where that one can start
     return parts if by_value() is None else protocol.dump(call, by_value())
 
 
