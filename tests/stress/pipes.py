@@ -252,6 +252,8 @@ def descriptors(method: str, seed: int) -> dict[str, Any]:
             workers = len(pool.processes)
         with opened(method, 1) as pool:  # a fork server that died of it is started anew, and what it left is closed
             pool.submit(jobs.square, 1).result(PATIENCE)
+        del pool
+        gc.collect()  # PyPy closes only then what nobody refers to
         fewest, most, leaked = min(fewest, workers), max(most, workers), max(leaked, count() - before)
     return {"wrong": wrong, "leaked": leaked, "ok": 2 <= fewest <= most < 40}
 
