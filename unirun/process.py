@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.pool import PipePool
     from unirun.backends.pipes.shelf import Loan
     from unirun.backends.pipes.terms import Terms
+    from unirun.opening import Opening
     from unirun.refusal import Failure
 
     P = ParamSpec("P")
@@ -203,6 +204,12 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             'put the function into a module of its own, or install "unirun[cloudpickle]"'
         )
         return Refused("bootstrap", AttributeError(why))
+
+    def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
+        super()._unirun_adopt(opening, spec)
+        if opening.rung == "pipes":
+            # Not in the first submit: the handler of a signal that comes in the middle of that may submit, too.
+            import unirun.backends.pipes.pool  # noqa: F401
 
     def _unirun_descend(self, rung: str, task: tuple[Any, ...]) -> None:
         if rung != "pipes":

@@ -222,6 +222,23 @@ def workers_find_us() -> bool:
         return True
 
 
+def end_launched(error: BaseException) -> None:
+    """End the process that was forked when Ctrl-C came, before `multiprocessing` knew of it.
+
+    Another thread hears it, if this one does not, and the main thread raises it in a line after `os.fork`. Which of the
+    four descriptors are open by then is not known: their numbers may be another file's.
+    """
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
+            pid = getattr(frame.f_locals["self"], "pid", None)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        traceback = traceback.tb_next
+
+
 def close_leaked_pipes(error: BaseException) -> None:
     """Close the pipes that `multiprocessing` makes just before a fork and forgets when it fails.
 

@@ -72,5 +72,9 @@ def open_threads(workers: int, prefix: str = "") -> GuardedThreadPool:
     """
     pool = GuardedThreadPool(workers, prefix)
     # A task of ours, so that what is decided can be said before a task of the user's runs.
-    pool._unirun_start(nothing, (), {})
+    try:
+        pool._unirun_start(nothing, (), {})
+    except BaseException:  # Ctrl-C: the exit would wait for a thread that the stdlib does not know of yet
+        pool.shutdown(wait=False)
+        raise
     return pool

@@ -83,6 +83,7 @@ class Manager:
         self._buffers = Buffers()
         self._thread: threading.Thread | None = None
         self._owned = threading.Lock()  # taken for good by who has the workers: the thread, or who gives up its start
+        self._mine: list[bool] = []  # what the latter got when it took that
 
     # In the thread that opens the pool.
 
@@ -93,16 +94,9 @@ class Manager:
             Refused: No worker could be started, or all ended before they were ready.
             RuntimeError: No thread can be started.
         """
-        exits.add(self)  # first: the exit must find a pool that is just being opened
-        try:
-            self._start()
-        except BaseException:
-            exits.discard(self)
-            raise
-
-    def _start(self) -> None:
         from multiprocessing import connection
 
+        exits.add(self)  # first: the exit must find a pool that is just being opened, or that nobody has given up yet
         workers = self.dispatch.workers
         # All at once where they are forked: later there is a thread, and who forks with threads is warned.
         self._hire(self._most if self._context.get_start_method() == "fork" else 1)
@@ -118,16 +112,23 @@ class Manager:
 
     def give_up(self) -> None:
         """End what was started; nothing was submitted."""
-        if self._thread is not None and not self._owned.acquire(blocking=False):
-            self.shutdown(cancel=True, final=True)
-            self._thread.join()
-            return
-        for worker in {*self.dispatch.workers, *self._hired}:
-            worker.kill()
-            worker.bury()
-        self.dispatch.workers.clear()
-        self.processes.clear()
-        self._close()
+        try:
+            if self._thread is not None and not self._mine:
+                self._mine.extend(filter(None, map(self._owned.acquire, (False,))))  # one step
+                if not self._mine:
+                    self.shutdown(cancel=True, final=True)
+                    self._thread.join()
+                    return
+            for worker in {*self.dispatch.workers, *self._hired}:
+                worker.kill()
+                worker.bury()
+            self.dispatch.workers.clear()
+            self.processes.clear()
+            self._close()
+            exits.discard(self)
+        except BaseException:  # Ctrl-C, once more: at the exit multiprocessing would wait for workers that nobody ends
+            self.give_up()
+            raise
 
     def _hire(self, count: int) -> None:
         """Start some workers; fewer are as good, unless there is none."""

@@ -208,12 +208,13 @@ def open_pipes(
     except (ImportError, OSError) as error:
         raise Refused("import" if isinstance(error, ImportError) else "construct", error) from None
     orders = Orders(terms.log_level, User(initializer, initargs), initializer is not None, by_value=terms.by_value)
-    manager = Manager(workers, context, orders, terms, bell)
-    pool = PipePool(manager, bell)  # before it starts: what nobody holds, as after Ctrl-C, ends
+    manager = None
     try:
+        manager = Manager(workers, context, orders, terms, bell)
+        pool = PipePool(manager, bell)  # before it starts: what nobody holds, as after Ctrl-C, ends
         manager.start()
     except BaseException as error:
-        manager.give_up()
+        bell.silence() if manager is None else manager.give_up()
         # What a start method is made of is imported when the first worker is started.
         stage = "import" if isinstance(error, ImportError) else "start"
         if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal(stage, error):
