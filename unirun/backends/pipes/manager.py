@@ -252,9 +252,8 @@ class Manager:
         due = [] if self._kill_at is None else [self._kill_at]
         if not self.dispatch.quiet and (check := self.dispatch.next_check()) is not None:
             due.append(check)
-        if self._terms.task_timeout is not None:
-            timed = [each for each in self.dispatch.workers if each.tasks and not each.timed_out]
-            due += [each.since + self._terms.task_timeout for each in timed]
+        if (limit := self._terms.task_timeout) is not None:
+            due += [each.since + limit for each in self.dispatch.workers if each.tasks and not each.timed_out]
         due += [each.due for each in (self._arena, self._buffers) if each is not None and each.due is not None]
         return min(due) - clock.now() if due else math.inf
 
