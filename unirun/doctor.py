@@ -10,7 +10,6 @@ Does not promise:
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -176,7 +175,7 @@ def _try(subject: str, request: Request, config: RuntimeConfig, news: Callable[[
     pool: ManagedExecutor | None = None
     refused = pid = first = again = error = None
     gave_up = False
-    before = set(multiprocessing.active_children())  # an interrupted pool may not know all that it started
+    before = _children()  # an interrupted pool may not know all that it started
     begin = time.perf_counter()
     try:
         with _deadline():
@@ -195,7 +194,7 @@ def _try(subject: str, request: Request, config: RuntimeConfig, news: Callable[[
     except Exception as failed:
         error = f"{type(failed).__name__}: {failed}"
     if error is not None:
-        for worker in set(multiprocessing.active_children()) - before:
+        for worker in _children() - before:
             worker.kill()
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -256,12 +255,20 @@ def _is_starting(frame: FrameType | None) -> bool:
     return False
 
 
+def _children() -> set[Any]:
+    try:
+        from multiprocessing import active_children
+    except ImportError:  # a Python without it
+        return set()
+    return set(active_children())
+
+
 @contextmanager
 def _stderr_aside() -> Iterator[Callable[[], str]]:
     """Send standard error, that of workers too, to a file; yield a function that returns what is new in it."""
     try:
         file, kept = tempfile.TemporaryFile(buffering=0), os.dup(2)  # noqa: SIM115 - closed below
-    except OSError:  # no place to write, or no standard error
+    except (AttributeError, OSError):  # WASI has no `dup`; no place to write, or no standard error
         yield str
         return
     seen = 0

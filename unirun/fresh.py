@@ -58,7 +58,7 @@ class Birth:
             return identity != self._files[path]
         except KeyError:  # imported since; a worker may have done so before
             self._files[path] = identity
-            return identity is not None and identity[-1] / 1e9 > self._when
+            return identity is not None and max(identity[-2:]) / 1e9 > self._when
 
 
 class ForkedBirth:
@@ -114,7 +114,8 @@ def _identity(path: str) -> tuple[int, ...] | None:
         found = os.stat(path)
     except (OSError, ValueError):  # the latter for what no path can be
         return None
-    # The last one tells of a change also where the modification time was set back, which it cannot be itself.
+    # The last one tells of a change also where the modification time was set back, which it cannot be itself. (On
+    # Windows it is when the file was made.)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -183,7 +184,10 @@ def _inherited() -> tuple[Any, ...]:
     """Return what else a process hands on to those that it starts, where the platform has it."""
     if not hasattr(os, "getgroups"):
         return ()
-    import resource
+    try:
+        import resource
+    except ImportError:  # some distributions have it apart
+        return ()
 
     cpus = _asked(os.sched_getaffinity, 0) if hasattr(os, "sched_getaffinity") else None
     priority = _asked(os.getpriority, os.PRIO_PROCESS, 0)  # not `nice(0)`, which sets it, too
@@ -248,8 +252,11 @@ def _file(module: Any) -> str | None:
 @lru_cache(maxsize=1)
 def _roots() -> tuple[str, ...]:
     """Return the folders of modules that do not change while a program runs."""
-    import sysconfig
+    try:
+        import sysconfig
 
-    paths = sysconfig.get_paths()
+        paths = sysconfig.get_paths()
+    except (ImportError, AttributeError):  # a Python that was stripped of what it was built with
+        return os.path.join(os.path.dirname(os.__file__), ""), "<"
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     return tuple({os.path.join(paths[name], "") for name in names} | {"<"})

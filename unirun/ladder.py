@@ -170,7 +170,15 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
         )
     if rung not in ("processes", "pipes"):
         return None  # only a try can tell
-    if rung == "pipes" and host.platform == "win32":
+    if rung == "pipes" and not host.start_methods:
+        return Failure(
+            backend=rung,
+            stage="import",
+            error="ModuleNotFoundError",
+            errno=None,
+            message="this Python has no multiprocessing",
+        )
+    if rung == "pipes" and host.platform in ("win32", "emscripten", "wasi"):
         return Failure(
             backend=rung,
             stage="import",

@@ -169,8 +169,9 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             if hasattr(pool, how):
                 getattr(pool, how)()
 
-        terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
-        kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
+        if hasattr(GuardedProcessPool, "kill_workers"):  # else there is no multiprocessing, and a lower rung serves
+            terminate_workers.__doc__ = GuardedProcessPool.terminate_workers.__doc__
+            kill_workers.__doc__ = GuardedProcessPool.kill_workers.__doc__
 
     def _unirun_batches(self) -> bool:
         # A program's own `submit`, in a class of its own or in place of ours, is to see each item.
@@ -209,7 +210,10 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         super()._unirun_adopt(opening, spec)
         if opening.rung == "pipes":
             # Not in the first submit: the handler of a signal that comes in the middle of that may submit, too.
-            import unirun.backends.pipes.pool  # noqa: F401
+            try:
+                import unirun.backends.pipes.pool  # noqa: F401
+            except (ImportError, OSError):
+                pass  # the first submit says so
 
     def _unirun_descend(self, rung: str, task: tuple[Any, ...]) -> None:
         if rung != "pipes":
@@ -221,7 +225,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         try:
             from unirun.backends.pipes.pool import open_pipes
-        except OSError as error:  # no descriptor is left to read it by
+        except (ImportError, OSError) as error:  # this Python has no mmap; no descriptor is left to read it by
             raise Refused("import", error) from None
         spec, terms = self._unirun_spec, self._unirun_terms()
         if terms.by_value:

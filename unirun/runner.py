@@ -145,19 +145,19 @@ def _start(command: list[str], environment: dict[str, str], *, summary: bool) ->
                 return _refuse(f"--summary needs a folder for a temporary file ({error}); set TMPDIR, or leave it out")
         if replaces:
             os.execve(sys.executable or "", command, environment)
-        status = _wait(command, environment)
+        status, pid = _wait(command, environment)
     except OSError as error:
         if file is not None:
             os.unlink(file)
         why = f"another Python cannot be started here, as `run` does ({error})"
         return _refuse(f"{why}; unirun.autopatch.install(), called by the program itself, needs none")
     if file is not None:
-        report(file, 0)
+        report(file, pid)
     return status
 
 
-def _wait(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command in another process, and return its exit status as one that this process can have."""
+def _wait(command: list[str], environment: dict[str, str]) -> tuple[int, int]:
+    """Run a command in another process; return its exit status, as one that this process can have, and its id."""
     import subprocess
 
     with subprocess.Popen(command, executable=sys.executable, env=environment) as process:
@@ -167,4 +167,4 @@ def _wait(command: list[str], environment: dict[str, str]) -> int:
                 break
             except KeyboardInterrupt:
                 pass  # a Ctrl-C goes to both, and it is the program's to answer
-    return status - 2**32 if status >= 2**31 else status
+    return (status - 2**32 if status >= 2**31 else status), process.pid

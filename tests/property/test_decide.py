@@ -171,3 +171,28 @@ def test_a_start_method_that_the_platform_lacks_is_a_clear_error() -> None:
     )
     with pytest.raises(ConfigError, match=r"start_method='fork' is not accepted: use 'spawn'"):
         decide(Request(flavor="processes", origin="Run"), RuntimeConfig(start_method="fork"), host)
+
+
+@pytest.mark.parametrize(
+    ("platform", "methods"), [("win32", ("spawn",)), ("emscripten", ("fork",)), ("wasi", ("fork",)), ("linux", ())]
+)
+def test_where_there_are_no_processes_as_on_unix(platform: str, methods: tuple[str, ...]) -> None:
+    """Or no multiprocessing: nothing of the pool over pipes is imported."""
+    host = Host(
+        implementation="cpython",
+        version="3.13.0",
+        platform=platform,
+        gil=True,
+        usable_cpus=4,
+        start_methods=methods,
+        default_start_method=methods[0] if methods else None,
+        no_processes=None,
+        daemonic=False,
+        bootstrapping=False,
+        subinterpreter=False,
+        main="importable",
+        executable=True,
+    )
+    plan = decide(Request(flavor="processes", origin="Run"), RuntimeConfig(), host)
+    assert "pipes" in plan.ladder
+    assert "pipes" not in plan.rungs

@@ -71,8 +71,8 @@ def failed(module: ModuleType, error: BaseException) -> bool:
     """Do what is due after ``module`` could not be executed; return whether it can be used all the same."""
     if module.__name__ == _INTERPRETER:
         place(_THREAD)
-    # Without _multiprocessing (Pyodide, iOS) this one cannot be executed before Python 3.13.
-    missing = isinstance(error, ImportError) and error.name == "_multiprocessing"
+    # Without _multiprocessing (Pyodide, iOS) this one cannot be executed before Python 3.13; nor without all of it.
+    missing = isinstance(error, ImportError) and error.name in ("_multiprocessing", "multiprocessing")
     if module.__name__ != _PROCESS or not missing or not settings_are_right():
         return False
     from unirun.backends.standin import BrokenProcessPool

@@ -93,7 +93,10 @@ def report(file: str, pid: int) -> None:
     try:
         with open(file, encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
-        os.unlink(file)
+        try:
+            os.unlink(file)
+        except PermissionError:
+            pass  # on Windows a process that the program started may have it open
         if sys.stdout is not None:
             sys.stdout.flush()  # what the program wrote comes first
     except (OSError, ValueError):

@@ -92,12 +92,23 @@ def ensure_tracker() -> None:
 
     The stdlib starts it with the first semaphore, which stays in the system when the start is refused.
     """
+    if os.name != "posix":
+        return  # there is none, but on Windows its module can be imported, and fails when it is asked to start one
     from multiprocessing import resource_tracker  # which imports much that forking needs nothing of
 
     try:
-        resource_tracker.ensure_running()
+        _with_this_mask(resource_tracker.ensure_running)
     except OSError as error:
         raise Refused("start", error) from None
+
+
+def _with_this_mask(start: Callable[[], object]) -> None:
+    """Start a helper, after which up to 3.13.0 the stdlib lets Ctrl-C in, whether or not this thread has it blocked."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def forget_others_server() -> None:
@@ -129,7 +140,7 @@ def ensure_helpers(context: Any) -> None:
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()
+    _with_this_mask(resource_tracker.ensure_running)
     if method == "forkserver":
         from multiprocessing import forkserver
 

@@ -294,7 +294,7 @@ def opened(ring: Callable[[], object]) -> Arena | None:
 
     Nor with PyPy, whose workers would hold a mapping, and its descriptor, until some later collection.
     """
-    if sys.implementation.name != "cpython":
+    if sys.implementation.name != "cpython" or not hasattr(mmap, "MADV_REMOVE"):  # FreeBSD could not give any back
         return None
     try:
         arena, _ = forks.made(lambda: ((made := Arena(ring)), made.shared))
