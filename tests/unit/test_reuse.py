@@ -506,6 +506,18 @@ def test_few_of_all_kinds_are_kept() -> None:
             assert executor.submit(pid).result(PATIENCE) == pids[number]
 
 
+@pytest.mark.parametrize(("room", "kept"), [(0, 1), (17, 3)])
+def test_fewer_are_kept_where_there_are_few_descriptors(room: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the program's. One pool is kept all the same: a program has one as a rule."""
+    monkeypatch.setattr(shelf, "_room", lambda: room)
+    for number in range(5):
+        with scope("forkserver", task_timeout=100 + number) as executor:
+            newest = executor.submit(pid).result(PATIENCE)
+    assert sum(map(len, shelf._shelf.values())) == kept
+    with scope("forkserver", task_timeout=104) as executor:
+        assert executor.submit(pid).result(PATIENCE) == newest
+
+
 def test_few_idle_pools_are_cached() -> None:
     """Where each call comes under other settings."""
     for number in range(leases._IDLE_POOLS + 2):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,6 +43,8 @@ IDLE_SECONDS: Final = 60.0
 _MOST: Final = 2
 #: Pools of all kinds: a program may ask for another one each time, by the seconds that it has left for a task.
 _IN_ALL: Final = 8
+#: Descriptors that a worker costs this process, at most.
+_OF_A_WORKER: Final = 5
 
 
 class _Kept:
@@ -137,13 +140,27 @@ def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
 
 def _take_surplus() -> list[PipePool]:
     """Take the pools off the shelf that have waited longest, where there are too many. The lock is held."""
-    kept = sorted((kept for same in _shelf.values() for kept in same), key=lambda each: each.since)
-    surplus = kept[: max(0, len(kept) - _IN_ALL)]
+    kept = sorted((kept for same in _shelf.values() for kept in same), key=lambda each: each.since, reverse=True)
+    surplus, room = kept[_IN_ALL:], _room()
+    for each in kept[:_IN_ALL]:
+        room -= _OF_A_WORKER * len(each.pool.processes)
+        if room < 0 and each is not kept[0]:
+            surplus.append(each)
     for key in list(_shelf) if surplus else ():
         _shelf[key] = [kept for kept in _shelf[key] if kept not in surplus]
         if not _shelf[key]:
             del _shelf[key]
     return [kept.pool for kept in surplus]
+
+
+def _room() -> int:
+    """Return how many descriptors idle pools may have: a quarter of what this process may. macOS allows 256."""
+    try:
+        import resource
+    except ImportError:  # some distributions have it apart
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit // 4
 
 
 def _ensure_reaper() -> bool:
