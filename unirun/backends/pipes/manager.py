@@ -110,8 +110,8 @@ class Manager:
         self._thread = threading.Thread(target=self._run, name="unirun-pipes", daemon=True)
         self._thread.start()
 
-    def give_up(self) -> None:
-        """End what was started; nothing was submitted."""
+    def give_up(self, again: bool = True) -> None:
+        """End what was started; nothing was submitted. Once ``again`` where it fails, and after each Ctrl-C."""
         try:
             if self._thread is not None and not self._mine:
                 self._mine.extend(filter(None, map(self._owned.acquire, (False,))))  # one step
@@ -126,8 +126,9 @@ class Manager:
             self.processes.clear()
             self._close()
             exits.discard(self)
-        except BaseException:  # Ctrl-C, once more: at the exit multiprocessing would wait for workers that nobody ends
-            self.give_up()
+        except BaseException as error:  # at the exit multiprocessing would wait for workers that nobody ends
+            if again or isinstance(error, KeyboardInterrupt):
+                self.give_up(again=False)
             raise
 
     def _hire(self, count: int) -> None:
@@ -262,8 +263,7 @@ class Manager:
         for memory in (self._arena, self._buffers):
             if memory is not None and memory.due is not None:
                 memory.tidy()
-        limit = self._terms.task_timeout
-        if limit is None and self._kill_at is None:
+        if (limit := self._terms.task_timeout) is None and self._kill_at is None:
             return
         now = clock.now()
         for worker in list(self.dispatch.workers):

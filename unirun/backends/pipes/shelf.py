@@ -157,9 +157,10 @@ def _room() -> int:
     """Return how many descriptors idle pools may have: a quarter of what this process may. macOS allows 256."""
     try:
         import resource
-    except ImportError:  # some distributions have it apart
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (ImportError, OSError):  # some distributions have it apart; a sandbox forbids the question
         return sys.maxsize
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit // 4
 
 
