@@ -48,7 +48,7 @@ class Ready:
         from multiprocessing.reduction import ForkingPickler
 
         if get_spawning_popen() is None:  # by who copies a pool, which has no use for a second end of the pipe
-            return type(None), ()
+            return _Copied, ()
         from unirun.backends import ready  # which may not be this module any more, in a program that drops modules
 
         user = bytes(ForkingPickler.dumps(self._user))
@@ -91,6 +91,13 @@ class Ready:
                 self._open.pop().close()
         except IndexError:
             pass
+
+
+class _Copied:
+    """What it becomes elsewhere: in a copy of its pool, say."""
+
+    def __call__(self) -> None:
+        raise RuntimeError("this pool was not started by multiprocessing, but copied")
 
 
 class _Told:
