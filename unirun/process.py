@@ -223,20 +223,21 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         # that opened a pool there started a next server, which did so again, without an end.
         if stdlib_threads._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        spec, reuses = self._unirun_spec, self._unirun_reuses()
         try:
+            from unirun.backends.pipes.by_value import by_value
             from unirun.backends.pipes.pool import open_pipes
+
+            terms = self._unirun_terms()
+            whole = terms.by_value and by_value() is not None
+            if reuses:
+                from unirun.backends.pipes import shelf
         except (ImportError, OSError) as error:  # this Python has no mmap; no descriptor is left to read it by
             raise Refused("import", error) from None
-        spec, terms = self._unirun_spec, self._unirun_terms()
-        if terms.by_value:
-            from unirun.backends.pipes.by_value import by_value
-
-            if (refused := self._unirun_missing_names(() if by_value() else task)) is not None:
-                raise refused
+        if terms.by_value and (refused := self._unirun_missing_names(() if whole else task)) is not None:
+            raise refused
         pool: Loan | PipePool
-        if self._unirun_reuses():
-            from unirun.backends.pipes import shelf
-
+        if reuses:
             workers, context = self._max_workers, self._unirun_context()
             key = context.get_start_method(), workers, terms
             pool = shelf.borrow(key, lambda: open_pipes(workers, context, terms=terms))

@@ -21,11 +21,12 @@ from unirun.compat.concurrent.futures import ProcessPoolExecutor
 ROOT = Path(__file__).parents[2]
 PROGRAM = textwrap.dedent(
     """
-    import os, resource
+    import os, resource, sys
+    from unirun import Run
     from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    pool = ProcessPoolExecutor(2)
+    pool = ProcessPoolExecutor(2) if sys.argv[1] == "drop-in" else Run(flavor="processes", max_workers=2).__enter__()
     kept = []
     try:
         while True:
@@ -42,13 +43,14 @@ PROGRAM = textwrap.dedent(
 
 @FORKING
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="other systems have other limits")
-@pytest.mark.parametrize("ladder", [None, "pipes,threads,inline"])
-def test_threads_serve_when_no_descriptor_is_left(ladder: str | None) -> None:
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize(("which", "ladder"), [("drop-in", None), ("drop-in", "pipes,threads,inline"), ("scope", None)])
+def test_threads_serve_when_no_descriptor_is_left(which: str, ladder: str | None, method: str) -> None:
     """What they are made of cannot be imported any more, and was before; a pool over pipes is refused."""
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, which],
         cwd=ROOT,
-        env=os.environ | ({"UNIRUN_LADDER": ladder} if ladder else {}),
+        env=os.environ | {"UNIRUN_START_METHOD": method} | ({"UNIRUN_LADDER": ladder} if ladder else {}),
         capture_output=True,
         text=True,
         timeout=60,
