@@ -143,11 +143,11 @@ class ManagedExecutor(_Base):
     __exit__.__doc__ = Executor.__exit__.__doc__
 
     def __getstate__(self) -> object:
-        if self._unirun_managed and not self._unirun_constructed:
-            # There is nothing of the stdlib's pool, at whose locks pickling would fail. Where a program's own class
-            # says what its state is, this is not asked.
-            return {**vars(self), "_unirun_lock": threading.Lock()}
-        return super().__getstate__()
+        if not self._unirun_managed:
+            return super().__getstate__()
+        # Pickling fails at a lock, as with the stdlib's pool, but at once: a deep copy of connections, which the latter
+        # makes first, closes them. Where a program's own class says what its state is, this is not asked.
+        return {"_unirun_lock": threading.Lock(), **vars(self)}
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         """Take up a decision; construct the stdlib's pool if it is the rung to try."""

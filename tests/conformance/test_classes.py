@@ -94,6 +94,16 @@ def test_who_pickles_one_fails_at_itself(column: Column, pool: Executor) -> None
     assert not Touchy.touched
 
 
+@across("compat")
+@pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy])
+def test_who_copies_one_does_it_no_harm(way: Any, column: Column, pool: Executor) -> None:
+    """Where the stdlib's pool loses a pipe."""
+    assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
+    with pytest.raises((TypeError, pickle.PicklingError), match="lock"):
+        way(pool)
+    assert pool.submit(tasks.add, 2, 3).result(PATIENCE) == 5
+
+
 @across("for-threads", without=("run",))
 def test_a_derived_class_may_be_pickled(column: Column) -> None:
     """If it leaves out what cannot be, of the stdlib's attributes, and makes it anew."""

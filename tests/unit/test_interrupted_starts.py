@@ -112,9 +112,10 @@ def run(tmp_path: Path, code: str, word: str) -> list[str]:
 
 @PIPES
 @pytest.mark.parametrize("worker", ["1", "2"])
-def test_just_after_a_fork(worker: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["", "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"])
+def test_just_after_a_fork(first: str, worker: str, tmp_path: Path) -> None:
     """It is no refusal: nothing serves in the place of that pool. And the worker is known to nobody, but ended."""
-    assert run(tmp_path, IN_A_FORK, worker) == ["interrupted", "no child", ""]
+    assert run(tmp_path, first + IN_A_FORK, worker) == ["interrupted", "no child", ""]
 
 
 @PIPES

@@ -506,7 +506,7 @@ def test_few_of_all_kinds_are_kept() -> None:
             assert executor.submit(pid).result(PATIENCE) == pids[number]
 
 
-@pytest.mark.parametrize(("room", "kept"), [(0, 1), (17, 3)])
+@pytest.mark.parametrize(("room", "kept"), [(0, 1), (29, 3)])
 def test_fewer_are_kept_where_there_are_few_descriptors(room: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are the program's. One pool is kept all the same: a program has one as a rule."""
     monkeypatch.setattr(shelf, "_room", lambda: room)

@@ -244,9 +244,12 @@ def end_launched(error: BaseException) -> None:
         frame = traceback.tb_frame
         if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
             pid = getattr(frame.f_locals["self"], "pid", None)
-            if pid:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+            try:
+                if pid and not os.waitpid(pid, os.WNOHANG)[0]:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # it is waited for by the kernel, where SIGCHLD is ignored, or by a handler
         traceback = traceback.tb_next
 
 

@@ -43,8 +43,9 @@ IDLE_SECONDS: Final = 60.0
 _MOST: Final = 2
 #: Pools of all kinds: a program may ask for another one each time, by the seconds that it has left for a task.
 _IN_ALL: Final = 8
-#: Descriptors that a worker costs this process, at most.
+#: Descriptors that a worker costs this process at most, and a pool besides.
 _OF_A_WORKER: Final = 5
+_OF_A_POOL: Final = 4
 
 
 class _Kept:
@@ -143,7 +144,7 @@ def _take_surplus() -> list[PipePool]:
     kept = sorted((kept for same in _shelf.values() for kept in same), key=lambda each: each.since, reverse=True)
     surplus, room = kept[_IN_ALL:], _room()
     for each in kept[:_IN_ALL]:
-        room -= _OF_A_WORKER * len(each.pool.processes)
+        room -= _OF_A_POOL + _OF_A_WORKER * len(each.pool.processes)
         if room < 0 and each is not kept[0]:
             surplus.append(each)
     for key in list(_shelf) if surplus else ():
