@@ -118,8 +118,8 @@ class Opening:
                 self.tell()
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        # Who pickles or copies a pool fails at a lock of the stdlib's, or leaves these out and constructs it anew. It
-        # would meet this first, and by way of the user's line all globals of the program.
+        # For a program's class that says itself what its state is, and constructs the copy anew: it would get, by way
+        # of the user's line, all globals of the program.
         return type(None), ()
 
     @property

@@ -153,24 +153,26 @@ def test_decide_can_reach_nothing_but_its_arguments() -> None:
     }
 
 
+WINDOWS = Host(
+    implementation="cpython",
+    version="3.13.0",
+    platform="win32",
+    gil=True,
+    usable_cpus=4,
+    start_methods=("spawn",),
+    default_start_method="spawn",
+    no_processes=None,
+    daemonic=False,
+    bootstrapping=False,
+    subinterpreter=False,
+    main="importable",
+    executable=True,
+)
+
+
 def test_a_start_method_that_the_platform_lacks_is_a_clear_error() -> None:
-    host = Host(
-        implementation="cpython",
-        version="3.13.0",
-        platform="win32",
-        gil=True,
-        usable_cpus=4,
-        start_methods=("spawn",),
-        default_start_method="spawn",
-        no_processes=None,
-        daemonic=False,
-        bootstrapping=False,
-        subinterpreter=False,
-        main="importable",
-        executable=True,
-    )
     with pytest.raises(ConfigError, match=r"start_method='fork' is not accepted: use 'spawn'"):
-        decide(Request(flavor="processes", origin="Run"), RuntimeConfig(start_method="fork"), host)
+        decide(Request(flavor="processes", origin="Run"), RuntimeConfig(start_method="fork"), WINDOWS)
 
 
 @pytest.mark.parametrize(
@@ -178,20 +180,8 @@ def test_a_start_method_that_the_platform_lacks_is_a_clear_error() -> None:
 )
 def test_where_there_are_no_processes_as_on_unix(platform: str, methods: tuple[str, ...]) -> None:
     """Or no multiprocessing: nothing of the pool over pipes is imported."""
-    host = Host(
-        implementation="cpython",
-        version="3.13.0",
-        platform=platform,
-        gil=True,
-        usable_cpus=4,
-        start_methods=methods,
-        default_start_method=methods[0] if methods else None,
-        no_processes=None,
-        daemonic=False,
-        bootstrapping=False,
-        subinterpreter=False,
-        main="importable",
-        executable=True,
+    host = WINDOWS.replace(
+        platform=platform, start_methods=methods, default_start_method=methods[0] if methods else None
     )
     plan = decide(Request(flavor="processes", origin="Run"), RuntimeConfig(), host)
     assert "pipes" in plan.ladder

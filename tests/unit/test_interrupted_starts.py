@@ -23,13 +23,22 @@ def attempt(scope):
     try:
         with scope as executor:
             print(executor.submit(square, 2).result())
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, KeyError) as error:
         kept.append(error)  # as a program that ends by it keeps it, and with its traceback all that is half made
         print("interrupted", flush=True)
 
 kept = []
 """
 
+#: Then nobody can wait for a child.
+IGNORED = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+#: What a handler raises need not be Ctrl-C.
+DEADLINE = """
+def late(signum, frame):
+    raise KeyError("late")
+
+signal.signal(signal.SIGINT, late)
+"""
 IN_A_FORK = """
 import multiprocessing.popen_fork as popen_fork
 
@@ -112,7 +121,7 @@ def run(tmp_path: Path, code: str, word: str) -> list[str]:
 
 @PIPES
 @pytest.mark.parametrize("worker", ["1", "2"])
-@pytest.mark.parametrize("first", ["", "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"])
+@pytest.mark.parametrize("first", ["", IGNORED, DEADLINE])
 def test_just_after_a_fork(first: str, worker: str, tmp_path: Path) -> None:
     """It is no refusal: nothing serves in the place of that pool. And the worker is known to nobody, but ended."""
     assert run(tmp_path, first + IN_A_FORK, worker) == ["interrupted", "no child", ""]

@@ -204,7 +204,7 @@ class GuardedProcessPool(_Base):
     def _unirun_start_waiting(
         self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Future[Any], bool]:
-        from unirun.backends.repairs import close_leaked_pipes, kill
+        from unirun.backends.repairs import kill, undo_start
         from unirun.refusal import Refused, is_refusal, refused_start
 
         if not ready.armed:  # an earlier call started it, and was then interrupted
@@ -216,7 +216,7 @@ class GuardedProcessPool(_Base):
             refused = is_refusal("start", error)
             if self._unirun_manager_alive() if workers else not refused:
                 raise
-            close_leaked_pipes(error)
+            undo_start(error)
             self._unirun_abandon()
             if refused:
                 raise refused_start(error, self._mp_context) from None
@@ -295,7 +295,7 @@ class GuardedProcessPool(_Base):
                 queue._start_thread()
 
     def _spawn_process(self) -> None:
-        from unirun.backends.repairs import close_leaked_pipes, ensure_descriptors, kill, lost_server
+        from unirun.backends.repairs import ensure_descriptors, kill, lost_server, undo_start
 
         try:
             if self._mp_context.get_start_method() == "forkserver":
@@ -311,14 +311,14 @@ class GuardedProcessPool(_Base):
                 raise
             manager: Any = self._executor_manager_thread
             if self._unirun_workers():
-                close_leaked_pipes(error)
+                undo_start(error)
                 self._unirun_short = failure("processes", "start", error)
                 for worker in [each for each in self._unirun_workers() if lost_server(each, error)]:
                     kill(worker)  # it is not dead as the stdlib takes it to be, and would wait for tasks for ever
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.
-                close_leaked_pipes(error)
+                undo_start(error)
                 self._unirun_fail_pending(manager, error)
             else:
                 raise

@@ -14,10 +14,10 @@ from unirun.refusal import Refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
     from typing import Any
 
 __all__ = [
-    "close_leaked_pipes",
     "ensure_descriptors",
     "ensure_helpers",
     "ensure_tracker",
@@ -28,6 +28,7 @@ __all__ = [
     "lock_wakeup",
     "lost_server",
     "starts_by_fork",
+    "undo_start",
     "without_system_limits",
     "workers_find_us",
 ]
@@ -233,41 +234,39 @@ def workers_find_us() -> bool:
         return True
 
 
-def end_launched(error: BaseException) -> None:
-    """End the process that was forked when Ctrl-C came, before `multiprocessing` knew of it.
-
-    Another thread hears it, if this one does not, and the main thread raises it in a line after `os.fork`. Which of the
-    four descriptors are open by then is not known: their numbers may be another file's.
-    """
-    traceback = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
-        if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
-            pid = getattr(frame.f_locals["self"], "pid", None)
-            try:
-                if pid and not os.waitpid(pid, os.WNOHANG)[0]:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass  # it is waited for by the kernel, where SIGCHLD is ignored, or by a handler
-        traceback = traceback.tb_next
-
-
-def close_leaked_pipes(error: BaseException) -> None:
-    """Close the pipes that `multiprocessing` makes just before a fork and forgets when it fails.
+def undo_start(error: BaseException) -> None:
+    """Undo what `multiprocessing` has begun and forgets when a start fails, or is interrupted by a signal's handler.
 
     `popen_fork.Popen._launch` opens four descriptors, then forks; an error of `os.fork` leaves them open for good. They
-    are only to be had from its frame. `forkserver` forgets its first pipe when there is none left for the second.
+    are only to be had from its frame. If the fork was done there is a worker that nobody knows of; which of the four
+    are open by then cannot be told, and their numbers may be another file's. `forkserver` forgets its first pipe when
+    there is none left for the second.
     """
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
         if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
-            for name in ("parent_r", "child_w", "child_r", "parent_w"):
-                if name in frame.f_locals:
-                    os.close(frame.f_locals[name])
+            if pid := getattr(frame.f_locals["self"], "pid", None):
+                _end(pid)
+            elif isinstance(error, Exception) and traceback.tb_next is None:  # of `os.fork`, and no handler's
+                _close(frame, "parent_r", "child_w", "child_r", "parent_w")
         elif frame.f_code.co_name == "connect_to_new_process" and "child_r" not in frame.f_locals:
-            for name in ("parent_r", "child_w"):  # the second pipe could not be made
-                if name in frame.f_locals:
-                    os.close(frame.f_locals[name])
+            _close(frame, "parent_r", "child_w")  # the second pipe could not be made
         traceback = traceback.tb_next
+
+
+def _close(frame: FrameType, *names: str) -> None:
+    """Close descriptors by the names that they have in a frame."""
+    for name in names:
+        if name in frame.f_locals:
+            os.close(frame.f_locals[name])
+
+
+def _end(pid: int) -> None:
+    """Kill a child, and wait for it."""
+    try:
+        if not os.waitpid(pid, os.WNOHANG)[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # it is waited for by the kernel, where SIGCHLD is ignored, or by a handler

@@ -30,7 +30,7 @@ from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.worker import Orders, work
-from unirun.backends.repairs import close_leaked_pipes, end_launched, ensure_helpers, is_stray, kill
+from unirun.backends.repairs import ensure_helpers, is_stray, kill, undo_start
 
 __all__ = ["Handle", "Task"]
 
@@ -147,7 +147,7 @@ class Handle:
             forks.close(theirs)
         except BaseException as error:
             try:
-                close_leaked_pipes(error) if isinstance(error, Exception) else end_launched(error)
+                undo_start(error)
                 if self.process is not None and self.process.pid is not None:  # Ctrl-C just after its start
                     kill(self.process)
                     self.process.join()
