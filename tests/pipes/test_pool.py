@@ -512,6 +512,16 @@ def test_a_closure_travels_by_cloudpickle(method: str) -> None:
         assert pool.submit(lambda number: number + offset, 3).result(PATIENCE) == 10
 
 
+def test_what_nothing_can_pickle_fails_as_in_the_stdlib_s_pool(method: str) -> None:
+    """By the error of plain pickling, and not by the one that cloudpickle has further down; which is its cause."""
+    if by_value() is None:
+        pytest.skip("cloudpickle cannot be imported here")
+    lock = threading.Lock()
+    with opened(method) as pool, pytest.raises((AttributeError, pickle.PicklingError), match="local") as caught:
+        pool.submit(lambda: lock).result(PATIENCE)
+    assert "lock" in str(caught.value.__cause__)
+
+
 @pytest.mark.parametrize("rung", ["threads", "inline"])
 def test_a_closure_is_copied_on_lower_rungs_as_it_would_travel(rung: str) -> None:
     """In place of the pool over pipes; in place of the stdlib's, which cannot send it, it fails as it does there."""
