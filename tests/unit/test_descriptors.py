@@ -58,6 +58,46 @@ def test_threads_serve_when_no_descriptor_is_left(which: str, ladder: str | None
     assert run.stdout == "3 threads\n", run.stderr
 
 
+WRAPPED = textwrap.dedent(
+    """
+    import gc, os, sys
+    from unirun import Run
+    from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+    def fork():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    def use():
+        pool = ProcessPoolExecutor(2) if sys.argv[1] == "drop-in" else Run(flavor="processes", max_workers=2)
+        with pool as executor:
+            print(executor.submit(abs, -3).result(20), executor.decision.backend)
+        for _ in range(3):
+            gc.collect()  # PyPy closes then what is held by nobody
+        return len(os.listdir("/proc/self/fd"))
+
+    os.fork = fork
+    first = use()
+    print(use() - first, "more")
+    """
+)
+
+
+@FORKING
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists what a process has open")
+@pytest.mark.parametrize("which", ["drop-in", "scope"])
+def test_a_fork_that_is_refused_within_a_function_of_another_library(which: str) -> None:
+    """As gevent's, which exchanges `os.fork`: what was opened for the fork is closed."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WRAPPED, which],
+        cwd=ROOT,
+        env=os.environ | {"UNIRUN_START_METHOD": "fork"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.stdout == "3 threads\n3 threads\n0 more\n", run.stderr
+
+
 @FORKING
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists what a process has open")
 @pytest.mark.skipif(

@@ -237,9 +237,9 @@ def workers_find_us() -> bool:
 def undo_start(error: BaseException) -> None:
     """Undo what `multiprocessing` has begun and forgets when a start fails, or is interrupted by a signal's handler.
 
-    `popen_fork.Popen._launch` opens four descriptors, then forks; an error of `os.fork` leaves them open for good. They
-    are only to be had from its frame. If the fork was done there is a worker that nobody knows of; which of the four
-    are open by then cannot be told, and their numbers may be another file's. `forkserver` forgets its first pipe when
+    `popen_fork.Popen._launch` opens four descriptors, then forks; what is raised by then leaves them open. They
+    are only to be had from its frame. Once the fork is done there is a worker that nobody knows of; which of the four
+    are still open cannot be told, and their numbers may be another file's. `forkserver` forgets its first pipe when
     there is none left for the second.
     """
     traceback = error.__traceback__
@@ -248,7 +248,7 @@ def undo_start(error: BaseException) -> None:
         if frame.f_code.co_name == "_launch" and frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
             if pid := getattr(frame.f_locals["self"], "pid", None):
                 _end(pid)
-            elif isinstance(error, Exception) and traceback.tb_next is None:  # of `os.fork`, and no handler's
+            else:
                 _close(frame, "parent_r", "child_w", "child_r", "parent_w")
         elif frame.f_code.co_name == "connect_to_new_process" and "child_r" not in frame.f_locals:
             _close(frame, "parent_r", "child_w")  # the second pipe could not be made
