@@ -506,6 +506,33 @@ def test_a_forgotten_map_of_a_list_does_its_work(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 50
 
 
+@pytest.mark.parametrize("how", ["submit", "map"])
+def test_a_forgotten_map_stays_only_until_the_executor_is_used_again(how: str, tmp_path: Path) -> None:
+    """A service may forget one in each of its requests, with results that are large."""
+    with Run(flavor="processes", max_workers=1) as executor:
+        for round_ in range(3):
+            names = [str(tmp_path / f"{round_}-{number}") for number in range(50)]
+            unirun.map(executor, mark, names, buffersize=4)
+            gc.collect()
+        (list(unirun.map(executor, square, [3])) if how == "map" else executor.submit(square, 3).result(PATIENCE))
+        until(lambda: len(os.listdir(tmp_path)) == 150, "the last item")
+        until(lambda: not executor._unirun_maps, "the end of the maps")  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy lets go of nothing but by its collector")
+def test_results_that_nobody_can_ask_for_are_let_go_of() -> None:
+    """When they come, and not by the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        with Run(flavor="processes", max_workers=1) as executor:
+            executor.map(nap, range(300))  # which is still to be done when nobody holds its results
+            until(lambda: not executor._unirun_maps, "the end of the map")  # type: ignore[union-attr]
+            assert not [each for each in gc.get_objects() if type(each) in (batch.Done, batch.Timed)]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_map_of_a_list_is_read_on_although_nobody_waits(taken: int, tmp_path: Path) -> None:
     """And then the pool ends, whoever holds it or the results."""

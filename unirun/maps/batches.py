@@ -66,7 +66,10 @@ class Batches(Sending):
         self._grab = 1  # items to take at once, where results are asked for
         self.present: Callable[[], bool] = exits.presence()
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
-        self._asking: weakref.ref[Results] | None = None  # where results are asked for
+        # Where results are asked for, and the same once that is gone. Not asked: what is asked lives on meanwhile, and
+        # may die where a lock is held.
+        self._asking: weakref.ref[Results] | None = None
+        self._dropped: list[weakref.ref[Results]] = []
 
     def begin(self) -> Iterator[Any]:
         """Send the first batches, and return an iterator over the results.
@@ -90,16 +93,15 @@ class Batches(Sending):
             self._pump()
             self._settle()
         results = Results.of(in_order(self._head, self._size == 1, self._leave), self._close)
-        self._asking = weakref.ref(results)
+        self._asking = weakref.ref(results, self._dropped.append)
         return results
 
     # For the executor.
 
-    @property
-    def forgotten(self) -> bool:
-        """Whether nobody can ask for results any more, on whom it depends that there is an end of it."""
-        asking = self._asking
-        return not self._source.finite and self._window is not None and asking is not None and asking() is None
+    def let_go(self) -> None:
+        """Take all that is left if nobody holds the results: nobody would ask for more, and it would stay for ever."""
+        if self._window is not None and self._unheard():
+            self.complete()
 
     @property
     def reading(self) -> bool:
@@ -171,6 +173,9 @@ class Batches(Sending):
             with self._lock:
                 self._read = True
                 self._changed.notify_all()  # who asks for results may be another thread, which has had them all
+
+    def _unheard(self) -> bool:
+        return self._closed or bool(self._dropped)
 
     def _fail(self, error: Exception) -> None:
         self._failed = error  # raised in its place, after the results before it

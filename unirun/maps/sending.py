@@ -114,6 +114,10 @@ class Sending:
     def _over(self) -> bool:
         return self._read and not self._unsent and not self._open
 
+    def _unheard(self) -> bool:
+        """Tell whether nobody can ask for results any more."""
+        return self._closed
+
     def _stop(self, error: BaseException) -> None:
         with self._lock:
             self._error = self._error or error  # of what is not sent, if there is something
@@ -261,7 +265,7 @@ class Sending:
                 self._learn(batch, future.result())
             self._gone.append(batch.items)
             batch.items = ()
-            if self._closed:  # nobody takes it
+            if self._unheard():
                 self._gone.append(batch.futures)
                 batch.futures = []
             batch.done = True
