@@ -13,6 +13,7 @@ Does not promise:
 import os
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack
@@ -54,7 +55,9 @@ class _Lease:
     def __init__(self, pool: ManagedExecutor, birth: Birth | ForkedBirth | None) -> None:
         self.pool = pool
         self.users = 0
-        self.futures: set[Future[Any]] = set()  # of those users that have one, until its callback
+        # Of those users that have one, until its callback; the newest, which is done last, is the last one. No set: one
+        # that was large once takes long to go through for ever.
+        self.futures: OrderedDict[Future[Any], None] = OrderedDict()
         self.starting: Future[Any] | None = None
         self.idle_since = self.checked = clock.now()
         self.birth = birth  # of worker processes
@@ -116,7 +119,7 @@ def _submit(
             continue
         try:
             with _lock:
-                entry.futures.add(future)
+                entry.futures[future] = None
             future.add_done_callback(partial(_give_back, lease))
         except BaseException:  # Ctrl-C, after which the pool must not be in use for ever
             future.add_done_callback(partial(_give_back, lease))
@@ -210,7 +213,9 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
 def _is_stale(entry: _Lease) -> bool:
     """Tell whether new workers would see what those of an idle pool do not. The caller holds the lock."""
     # In a burst that is one question for all of its tasks. Who has just waited for one may be here before its callback.
-    if entry.birth is None or entry.users > len(entry.futures) or not all(each.done() for each in entry.futures):
+    if entry.birth is None or entry.users > len(entry.futures):
+        return False
+    if not all(each.done() for each in reversed(entry.futures)):
         return False
     if isinstance(entry.birth, ForkedBirth):
         return entry.birth.is_over()
@@ -229,7 +234,7 @@ def _give_back(lease: list[_Lease], future: Future[Any] | None = None) -> None:
         entry = lease.pop()
         entry.users -= 1
         if future is not None:
-            entry.futures.discard(future)
+            entry.futures.pop(future, None)
         if entry.users == 0:
             entry.idle_since = clock.now()
             _ensure_reaper()

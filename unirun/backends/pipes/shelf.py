@@ -51,7 +51,8 @@ _OF_A_POOL: Final = 4
 class _Kept:
     """A pool that waits for a borrower."""
 
-    def __init__(self, pool: PipePool, birth: Birth) -> None:
+    def __init__(self, key: _Key, pool: PipePool, birth: Birth) -> None:
+        self.key = key
         self.pool = pool
         self.birth = birth
         self.since = clock.now()
@@ -60,7 +61,7 @@ class _Kept:
 # Guards all below, and is held for a few steps only; notified when the reaper has to look again.
 _lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
 _changed = threading.Condition(_lock)
-_shelf: dict[_Key, list[_Kept]] = {}
+_shelf: list[_Kept] = []  # a few; the one that has waited longest is the first
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
 # How often `clear` was called: a pool that was lent before it is not kept after it.
@@ -79,7 +80,10 @@ def borrow(key: _Key, make: Callable[[], PipePool]) -> Loan:
     """
     while True:
         with _lock:
-            kept = _shelf[key].pop() if _shelf.get(key) else None  # the last one first: the others may become idle
+            # The last one first: the others may become idle.
+            kept = next((each for each in reversed(_shelf) if each.key == key), None)
+            if kept is not None:
+                _shelf.remove(kept)
             clearings = _clearings
         if kept is None:
             birth = Birth(key[0])  # before
@@ -115,7 +119,7 @@ def clear() -> None:
 def _end_idle() -> bool:
     """End the pools that nobody has borrowed, and wait for their end; return whether there were any."""
     with _lock:
-        pools = [kept.pool for same in _shelf.values() for kept in same]
+        pools = [kept.pool for kept in _shelf]
         _shelf.clear()
         _changed.notify_all()
     for pool in pools:
@@ -128,11 +132,11 @@ def _end_idle() -> bool:
 def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
     """Keep a pool that has nothing to do, or let it end; return whether it is kept."""
     with _lock:
-        same = _shelf.get(key, [])
-        keep = pool.usable and clearings == _clearings and len(same) < _MOST and not ending() and _ensure_reaper()
+        same = sum(kept.key == key for kept in _shelf)
+        keep = pool.usable and clearings == _clearings and same < _MOST and not ending() and _ensure_reaper()
         if keep:
             unlist(pool.processes.copy().values())
-            _shelf[key] = [*same, _Kept(pool, birth)]
+            _shelf.append(_Kept(key, pool, birth))
         ended = _take_surplus() if keep else [pool]
     for each in ended:
         each.shutdown(wait=False)
@@ -141,17 +145,18 @@ def _give_back(key: _Key, pool: PipePool, birth: Birth, clearings: int) -> bool:
 
 def _take_surplus() -> list[PipePool]:
     """Take the pools off the shelf that have waited longest, where there are too many. The lock is held."""
-    kept = sorted((kept for same in _shelf.values() for kept in same), key=lambda each: each.since, reverse=True)
-    surplus, room = kept[_IN_ALL:], _room()
-    for each in kept[:_IN_ALL]:
+    surplus, room = _shelf[:-_IN_ALL], _room()
+    for each in reversed(_shelf[-_IN_ALL:]):
         room -= _OF_A_POOL + _OF_A_WORKER * len(each.pool.processes)
-        if room < 0 and each is not kept[0]:
+        if room < 0 and each is not _shelf[-1]:
             surplus.append(each)
-    for key in list(_shelf) if surplus else ():
-        _shelf[key] = [kept for kept in _shelf[key] if kept not in surplus]
-        if not _shelf[key]:
-            del _shelf[key]
+    _take(surplus)
     return [kept.pool for kept in surplus]
+
+
+def _take(pools: list[_Kept]) -> None:
+    """Take some pools off the shelf. The lock is held."""
+    _shelf[:] = [kept for kept in _shelf if kept not in pools]
 
 
 def _room() -> int:
@@ -183,19 +188,16 @@ def _reap() -> None:
     while True:
         with _lock:
             now = clock.now()
-            idle = []
-            for key, same in list(_shelf.items()):
-                idle += [kept for kept in same if now - kept.since >= IDLE_SECONDS]
-                _shelf[key] = [kept for kept in same if now - kept.since < IDLE_SECONDS]
-            since = min((kept.since for same in _shelf.values() for kept in same), default=None)
-            if since is None:
-                _shelf.clear()
+            idle = [kept for kept in _shelf if now - kept.since >= IDLE_SECONDS]
+            _take(idle)
+            empty = not _shelf
+            if empty:
                 _reaper = None
             elif not idle:
-                _changed.wait(since + IDLE_SECONDS - now)
+                _changed.wait(_shelf[0].since + IDLE_SECONDS - now)
         for kept in idle:
             kept.pool.shutdown(wait=True)
-        if since is None:
+        if empty:
             return
 
 
@@ -329,9 +331,9 @@ def _forget_in_child() -> None:
     global _lock, _changed, _shelf, _reaper
     _inherited.append(_shelf)  # collecting them would write into the pipes that the parent reads
     _lock = threading.RLock()
-    _changed, _shelf, _reaper = threading.Condition(_lock), {}, None
+    _changed, _shelf, _reaper = threading.Condition(_lock), [], None
 
 
-_inherited: list[dict[_Key, list[_Kept]]] = []
+_inherited: list[list[_Kept]] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
