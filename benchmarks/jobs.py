@@ -177,7 +177,7 @@ def sixteen_arrays() -> list[Any]:
 JOBS: dict[str, Job] = {
     "roundtrip": Job("Round trip: submit one task, wait for its result; 100 times", 40, round_trips),
     "submits": Job("Submit 20,000 tasks, then take their results", 5, submits),
-    "map": Job("Map 20,000 tiny tasks, default arguments", 10, map_tiny),
+    "map": Job("Map 20,000 tiny tasks, default arguments", 20, map_tiny),
     "short": Job("Map 4,000 tasks of some 50 us of computing", 10, map_short),
     "records": Job("Map 4,000 small objects, one back for each", 10, map_records),
     "mixed": Job("Map 200 tasks of 5 to 50 ms in shuffled order", 3, map_mixed),
