@@ -81,3 +81,27 @@ if not TYPE_CHECKING:  # or a name that does not exist would pass for one that d
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_MODULES})
+
+
+def _for_bundlers() -> None:  # never called
+    """Say in their words to those that make one file of a program what is imported here by names made up at run time.
+
+    They read the code, and skip what is only for type checkers.
+    """
+    import unirun.aio
+    import unirun.autopatch.control
+    import unirun.autopatch.hook
+    import unirun.backends.standin
+    import unirun.cli
+    import unirun.compat.concurrent.futures._base
+    import unirun.compat.concurrent.futures.interpreter
+    import unirun.compat.concurrent.futures.process
+    import unirun.compat.concurrent.futures.thread
+    import unirun.config
+    import unirun.errors
+    import unirun.leases
+    import unirun.mapping
+    import unirun.process
+    import unirun.scope
+    import unirun.thread
+    import unirun.trace  # noqa: F401

@@ -214,6 +214,10 @@ def cause(why: Failure) -> str:
     return f"{_explain(why)[0]} ({why.message if why.errno is not None else f'{why.error}: {why.message}'})"
 
 
+_EARLY: Final = (
+    "was loaded before the hook was on, as by an earlier .pth file: "
+    "programs get the stdlib's class until they import unirun, or call unirun.autopatch.install()"
+)
 _FORK: Final = "new processes are refused"
 _FILES: Final = ("too many files are open", "Raise the limit on open files (ulimit -n).")
 _ALL_FILES: Final = ("the system has too many files open", "Close files in other programs.")
@@ -350,7 +354,9 @@ def _hook_rows(hook: Status) -> list[tuple[str, list[str]]]:
     rows = [("On", [through[hook.by]])] if hook.active and hook.by else [("Off", [str(hook.off_because)])]
     if not hook.active and hook.file:
         rows.append(("Installed", [hook.file]))
-    rows += [("Replaced", [f"{name} by {cls}" for name, cls in hook.replaced.items()])] if hook.replaced else []
+    rows += [("Too late", [f"{name} {_EARLY}" for name in hook.early])] if hook.early else []
+    here = [f"{name} by {cls}" for name, cls in hook.replaced.items() if name.rpartition(".")[0] not in hook.early]
+    rows += [("Replaced", here)] if here else []
     rows += [("Left", list(hook.left))] if hook.left else []
     rows += [("Failed", [f"{name}: {error}"]) for name, error in hook.errors.items()]
     return rows

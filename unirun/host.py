@@ -205,6 +205,8 @@ def _main_module() -> str:
         return "missing"
     if getattr(sys, "frozen", False):
         return "unready" if _is_new_worker(sys.argv) else "importable"  # a worker is the same program, and has it
+    if hasattr(main, "__compiled__"):  # by Nuitka, which starts workers so that they have it
+        return "importable"
     name = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:
         # A package's __main__ runs its "main only" code unconditionally: workers leave it alone.

@@ -19,6 +19,19 @@ def test_on_through_the_pth(companion: Path) -> None:
     assert "concurrent.futures.thread.ThreadPoolExecutor by unirun.thread.ThreadPoolExecutor" in section
 
 
+def test_what_was_loaded_before_the_pth_was_read(companion: Path) -> None:
+    """As by an earlier one. Doctor itself, which imports unirun, has what programs have not."""
+    before = "import concurrent.futures.thread\n" + UNDER_HOOK.format(str(companion))
+    done = run(DOCTOR.format([]), before=before)
+    section = done.stdout.partition("The hook")[2].partition("\n\n")[0]
+    assert "Too late  concurrent.futures.thread was loaded before the hook was on" in section
+    assert "concurrent.futures.process.ProcessPoolExecutor by unirun.process.ProcessPoolExecutor" in section
+    assert "by unirun.thread.ThreadPoolExecutor" not in section
+    program = "from unirun import autopatch; print(autopatch.status().early); autopatch.install();"
+    done = run(program + "print(autopatch.status().early)", before=before)
+    assert done.stdout == "('concurrent.futures.thread',)\n()\n"
+
+
 def test_installed_and_switched_off(companion: Path) -> None:
     done = run(DOCTOR.format(["--json"]), before=UNDER_HOOK.format(str(companion)), UNIRUN_AUTOPATCH="0")
     hook = json.loads(done.stdout)["hook"]

@@ -470,6 +470,24 @@ def test_a_sitecustomize_of_the_users_runs_as_without(tmp_path: Path, custom: st
     assert python("-c", code, cwd=tmp_path, env=with_ours).stdout.endswith("unirun.process\n")
 
 
+def test_what_a_pth_file_has_loaded_is_replaced_too(tmp_path: Path) -> None:
+    """`site` reads these before it imports `sitecustomize`."""
+    write(tmp_path / "early.pth", "import concurrent.futures.thread, concurrent.futures.process\n")
+    code = """
+        import runpy, site, sys
+        site.addsitedir(".")
+        sys.modules["sitecustomize"] = sys  # as it makes way for the next one
+        runpy.run_path(sys.argv[1])
+        import concurrent.futures
+        print(concurrent.futures.ProcessPoolExecutor.__module__, concurrent.futures.ThreadPoolExecutor.__module__)
+    """
+    text = (STARTUP / "sitecustomize.py").read_text().replace('__import__("sitecustomize")\n', "")
+    write(tmp_path / "last.py", text.replace("__file__", repr(str(STARTUP / "sitecustomize.py"))))
+    env = environment(PYTHONPATH=str(ROOT))
+    done = python("-c", textwrap.dedent(code), "last.py", cwd=tmp_path, env=env)
+    assert (done.stdout, done.stderr) == ("unirun.process unirun.thread\n", "")
+
+
 def test_a_module_that_only_has_the_name_of_unirun_does_no_harm(tmp_path: Path) -> None:
     code = "import sys, concurrent.futures as f; sys.modules['unirun'] = sys; print(f.ProcessPoolExecutor.__module__)"
     done = run("-c", code, cwd=tmp_path)

@@ -39,6 +39,8 @@ class Status(Value):
         off_because: What keeps it from acting, in words, or ``None``.
         replaced: The names that are replaced by now, with the class that stands there.
         left: Names that still mean the stdlib's class, because they were imported before ``install``.
+        early: Modules that were loaded before the line of the ``.pth`` file was read, as by an earlier one. They hand
+            out the stdlib's classes until the program imports unirun, or calls ``install``.
         errors: What went wrong, by module, in words.
     """
 
@@ -48,6 +50,7 @@ class Status(Value):
     off_because: str | None
     replaced: dict[str, str]
     left: tuple[str, ...]
+    early: tuple[str, ...]
     errors: dict[str, str]
 
 
@@ -117,6 +120,7 @@ def install() -> Handle:
         for name in _STDLIB:
             if name in sys.modules and substitution.place(name):
                 original, managed = substitution.REPLACED[name]
+                substitution.TOLD.add(name)
                 acknowledge(original, managed)
                 if changed:
                     _own = _own.union((module, key) for module, _, key in _meaning(managed))
@@ -171,6 +175,8 @@ def status() -> Status:
         for name, (original, managed) in substitution.REPLACED.items()
     }
     failures = {**hook.failures, **getattr(sys.modules.get(_COMPANION), "failures", {})}
+    known = substitution.TOLD.union(failures)
+    early = [name for name in _STDLIB if name in sys.modules and name not in known and off is None and by == "pth"]
     return Status(
         active=off is None,
         by=by,
@@ -178,6 +184,7 @@ def status() -> Status:
         off_because=off,
         replaced=replaced,
         left=_left,
+        early=tuple(early),
         errors={name: f"{type(error).__name__}: {error}" for name, error in failures.items()},
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["REPLACED", "failed", "loaded", "loading", "place", "remove", "settings_are_right"]
+__all__ = ["REPLACED", "TOLD", "failed", "loaded", "loading", "place", "remove", "settings_are_right"]
 
 _PROCESS = "concurrent.futures.process"
 _THREAD = "concurrent.futures.thread"
@@ -33,12 +33,15 @@ _NAMES = {_PROCESS: "ProcessPoolExecutor", _THREAD: "ThreadPoolExecutor"}
 
 #: What was replaced, by the name of the module: the stdlib's class and the one that stands in its place.
 REPLACED: dict[str, tuple[type[Any], type[Any]]] = {}
+#: The modules of which the hook knows, as they were loaded while it was on.
+TOLD: set[str] = set()
 #: What was said about settings that are not accepted, so that it is said once.
 _complaints: set[str] = set()
 
 
 def loading(module: ModuleType) -> bool:
     """Do what is due before ``module`` is executed; return whether anything was."""
+    TOLD.add(module.__name__)
     if module.__name__ != _INTERPRETER:
         return False
     # Its pool is a thread pool of the stdlib's, and is derived from whatever stands in that place. Other threads may
@@ -53,6 +56,7 @@ def loading(module: ModuleType) -> bool:
 def loaded(module: ModuleType) -> bool:
     """Do what is due after ``module`` was executed; return whether anything was."""
     name = module.__name__
+    TOLD.add(name)
     if not settings_are_right():
         return False
     if name == "multiprocessing.pool":

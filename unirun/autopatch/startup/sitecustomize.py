@@ -30,9 +30,14 @@ def find_spec(name, path=None, target=None):  # type: (str, object, object) -> o
         "unirun.thread",
     ):
         return None
+    find = getattr(load_hook(), "find_spec", None)
+    return find and find(name, path, target)
+
+
+def load_hook():  # type: () -> object
     # By the name that the companion distribution has it by, as the line in the .pth file does: nobody else imports it.
-    # The import system's own lock is held here. Another thread that imports unirun itself may hold that module's and
-    # wait for this one.
+    # The import system's own lock may be held here. Another thread that imports unirun itself may hold that module's
+    # and wait for this one.
     try:
         try:
             import _unirun_autopatch as hook  # type: ignore[import-not-found]
@@ -40,7 +45,7 @@ def find_spec(name, path=None, target=None):  # type: (str, object, object) -> o
             from unirun.autopatch import hook
     except Exception:  # it is broken, or a program has a module of this name: that is no reason to fail here
         return None
-    return hook.find_spec(name, path, target)
+    return hook
 
 
 if sys.version_info >= (3, 11):  # noqa: UP036 - older ones start below a program, too
@@ -48,6 +53,11 @@ if sys.version_info >= (3, 11):  # noqa: UP036 - older ones start below a progra
         # As the line in the .pth file makes it; `unirun.autopatch` knows it by its name.
         _finder = type(sys.implementation)(name="unirun_autopatch", by="run", find_spec=find_spec)  # type: ignore[call-arg]
         sys.meta_path.insert(0, _finder)
+    for _name in ("concurrent.futures.process", "concurrent.futures.thread"):
+        if _name in sys.modules:  # a .pth file has loaded it
+            _tell = getattr(load_hook(), "tell", None)
+            if _tell is not None:
+                _tell("loaded", sys.modules[_name])
     if "_UNIRUN_SUMMARY" in os.environ:
         try:
             from unirun.autopatch import summary
