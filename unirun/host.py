@@ -2,7 +2,8 @@
 
 Guarantees:
     A probe starts no process and no thread and leaves nothing behind. What cannot change while the interpreter lives
-    is probed once and kept until ``forget``; what can change is read anew for each decision.
+    is probed once and kept until ``forget``; what can change is read anew for each decision, the cgroup's quota once a
+    second at most.
 
 Does not promise:
     That a pool starts. Whether ``fork`` is refused shows only when something is forked.
@@ -16,7 +17,7 @@ import os
 import sys
 from os.path import exists  # as it is now, whatever a program's tests put in its place
 
-from unirun import semaphore
+from unirun import clock, semaphore
 from unirun.refusal import failure, lasting
 from unirun.values import Value
 
@@ -73,8 +74,9 @@ class _Kept:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        #: ``None``: not looked for yet.
-        self.usable_cpus: int | None = None
+        self.quota: int | None = None
+        #: When it was looked for; ``None``: not yet.
+        self.looked: float | None = None
         #: The next two were found.
         self.processes = False
         self.start_methods: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
             with it the import of multiprocessing, which takes longer than that of all of unirun.
         cpus: Whether the number of usable CPUs matters.
     """
-    kept = _lasting_facts(processes, cpus)
+    kept = _lasting_facts(processes)
     daemonic, bootstrapping, method = _process_state(processes)
     main = _main_module() if processes else "importable"
     return Host(
@@ -103,7 +105,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
         version=".".join(map(str, sys.version_info[:3])),
         platform=sys.platform,
         gil=getattr(sys, "_is_gil_enabled", lambda: True)(),
-        usable_cpus=kept.usable_cpus,
+        usable_cpus=usable_cpus() if cpus else None,
         start_methods=kept.start_methods,
         default_start_method=method or (kept.start_methods[0] if kept.start_methods else None),
         no_processes=kept.no_processes,
@@ -117,7 +119,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
 
 def remember(refused: Failure) -> None:
     """Keep a refusal of process pools that cannot change while the interpreter lives, until ``forget``."""
-    _lasting_facts(True, False).no_processes = refused
+    _lasting_facts(True).no_processes = refused
 
 
 def forget() -> None:
@@ -126,14 +128,12 @@ def forget() -> None:
     _kept = None
 
 
-def _lasting_facts(processes: bool, cpus: bool) -> _Kept:
+def _lasting_facts(processes: bool) -> _Kept:
     # Without a lock: two threads may both probe, which costs a little and finds the same.
     global _kept
     kept = _kept
     if kept is None or kept.pid != os.getpid():
         _kept = kept = _Kept()
-    if cpus and kept.usable_cpus is None:
-        kept.usable_cpus = usable_cpus()
     if processes and not kept.processes:
         kept.start_methods, kept.no_processes = _start_methods(), _probe_semaphore()
         kept.processes = True
@@ -246,10 +246,15 @@ def usable_cpus() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count()
-    quota = cpu_quota()
+    kept, now = _lasting_facts(False), clock.now()
+    if kept.looked is None or now - kept.looked >= _QUOTA_SECONDS:
+        kept.quota, kept.looked = cpu_quota(), now
+    quota = kept.quota
     return max(1, min(count or 1, quota if quota is not None else count or 1))
 
 
+#: Seconds for which the quota is not looked for again: to read its files takes some 0.1 ms.
+_QUOTA_SECONDS: Final = 1.0
 _CGROUP_ROOT: Final = "/sys/fs/cgroup"
 _OWN_CGROUPS: Final = "/proc/self/cgroup"
 

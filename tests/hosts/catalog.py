@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tests.hosts.shim import CannotBuildError, build_shim
@@ -89,9 +90,9 @@ def _with_readonly_shm(argv: Sequence[str]) -> list[str]:
     return ["unshare", "--mount", *user, "--propagation", "private", "sh", "-c", script, "sh", *argv]
 
 
-def _with_one_process(argv: Sequence[str]) -> list[str]:
+def _with_processes(count: int, argv: Sequence[str]) -> list[str]:
     if os.geteuid() != 0:
-        return ["prlimit", "--nproc=1", *argv]
+        return ["prlimit", f"--nproc={count}", *argv]
     # The limit counts every process of the user and spares root, so each run needs a user of its own: the pid
     # gives one, as it stays that of the program. That user keeps one right, to read and write everywhere, for
     # interpreters and test folders often lie below a folder of root's.
@@ -99,7 +100,7 @@ def _with_one_process(argv: Sequence[str]) -> list[str]:
     user = "$((10000 + $$ % 50000))"
     become = f"setpriv --reuid={user} --regid={user} --clear-groups"
     keep = f"--inh-caps={rights} --ambient-caps={rights} --bounding-set={rights}"
-    return ["sh", "-c", f'exec prlimit --nproc=1 {become} {keep} -- "$@"', "sh", *argv]
+    return ["sh", "-c", f'exec prlimit --nproc={count} {become} {keep} -- "$@"', "sh", *argv]
 
 
 _PROOF_OF_READONLY_SHM: Final = """
@@ -120,6 +121,22 @@ except BlockingIOError:
 if child:
     os.waitpid(child, 0)
     raise SystemExit("the limit on processes is not enforced")
+"""
+
+_PROOF_OF_FOUR_PROCESSES: Final = """
+import os, signal
+children = []
+try:
+    try:
+        for _ in range(4):
+            children.append(os.fork() or signal.pause())
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+except BlockingIOError:
+    raise SystemExit(len(children) != 3)
+raise SystemExit("the limit on processes is not enforced")
 """
 
 HOSTS: Final[Mapping[str, Host]] = {
@@ -190,8 +207,14 @@ HOSTS: Final[Mapping[str, Host]] = {
         Host(
             name="nproc",
             description="A user at the limit (ulimit -u): the kernel refuses processes and threads alike.",
-            wrap=_with_one_process,
+            wrap=partial(_with_processes, 1),
             proof=_PROOF_OF_ONE_PROCESS,
+        ),
+        Host(
+            name="nproc-few",
+            description="A container with a small pids.max: a program gets three processes and threads beside its own.",
+            wrap=partial(_with_processes, 4),
+            proof=_PROOF_OF_FOUR_PROCESSES,
         ),
     )
 }

@@ -123,6 +123,31 @@ def test_half_a_start(on_host: OnHost, tmp_path: Path, host: str, method: str, s
         assert decision["short"]["errno"] == 11
 
 
+FEW = """
+import sys, warnings
+from unirun import Run, RuntimeConfig
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+warnings.simplefilter("ignore")
+scope = Run(flavor="processes", max_workers=8) if sys.argv[1] == "scope" else ProcessPoolExecutor(8)
+with scope as executor:
+    print(*executor.map(abs, range(-5, 0)), executor.decision.backend, executor.decision.workers)
+    print(executor.decision.short)
+"""
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="this platform cannot fork")
+@pytest.mark.parametrize("kind", ["scope", "drop-in"])
+def test_workers_that_take_the_place_of_a_thread(on_host: OnHost, kind: str) -> None:
+    """Where processes are counted threads are too, and all are forked before the pool's own thread starts."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "UNIRUN_START_METHOD": "fork"}
+    outcome = on_host("nproc-few", [sys.executable, "-c", FEW, kind], env=env)
+    first, second = outcome.stdout.splitlines()
+    assert first == "5 4 3 2 1 pipes 2", outcome.stderr
+    assert "can't start new thread" in second
+    assert outcome.left_behind == ()
+
+
 @pytest.mark.skipif("forkserver" not in METHODS, reason="this platform has no fork server")
 def test_a_fork_server_that_dies(on_host: OnHost, tmp_path: Path) -> None:
     """The server dies of a fork that it is refused. Its workers then count as dead, and are to be so in truth."""

@@ -89,6 +89,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "threads-refused-second": NO_SECOND_THREAD,
     "nothing": {"semaphore": "ENOSYS"} | NO_PROCESSES | NO_THREADS,
     "nproc": NO_PROCESSES | NO_THREADS,
+    "nproc-few": {},
 }
 
 

@@ -52,6 +52,18 @@ def test_what_lasts_is_remembered_until_forgotten() -> None:
     assert host.probe().no_processes is None
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no affinity")
+def test_the_cpus_are_those_of_now() -> None:
+    """A process can change its own affinity, and somebody else the quota of its cgroup."""
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert host.probe().usable_cpus == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert host.probe().usable_cpus == min(len(mine), host.cpu_quota() or len(mine))
+
+
 def in_a_child(queue: "multiprocessing.Queue[bool]") -> None:
     """Tell whether this process counts as daemonic."""
     queue.put(host.probe().daemonic)

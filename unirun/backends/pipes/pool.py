@@ -21,7 +21,7 @@ from unirun.backends.pipes.pace import Pace
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
 from unirun.backends.repairs import ensure_helpers
-from unirun.refusal import Failure, Refused, is_refusal
+from unirun.refusal import Failure, Refused, failure, is_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,10 +214,19 @@ def open_pipes(
         pool = PipePool(manager, bell)  # before it starts: what nobody holds, as after Ctrl-C, ends
         manager.start()
     except BaseException as error:
+        started = 0 if manager is None else len(manager.dispatch.workers)
         bell.silence() if manager is None else manager.give_up()
         # What a start method is made of is imported when the first worker is started.
         stage = "import" if isinstance(error, ImportError) else "start"
-        if isinstance(error, Exception) and not isinstance(error, Refused) and is_refusal(stage, error):
+        if not isinstance(error, Exception) or isinstance(error, Refused) or not is_refusal(stage, error):
+            raise
+        if started < 2:
             raise Refused(stage, error) from None
-        raise
+        # The thread was refused: where the processes of a user or of a container are counted, threads count as well,
+        # and these workers have taken all that there may be.
+        why = failure("pipes", "start", error)
+    else:
+        return pool
+    pool = open_pipes(started - 1, context, initializer, initargs, terms)
+    pool._manager.dispatch.short = why
     return pool
