@@ -1,5 +1,6 @@
 """What a pool over pipes does that the stdlib's does not: a crash costs one task, time limits, taking tasks back."""
 
+import errno
 import gc
 import logging
 import multiprocessing
@@ -25,7 +26,7 @@ from tests.conformance.tasks import until
 from tests.pipes import jobs
 from tests.pipes.pools import opened
 from unirun import Run, RuntimeConfig, configure
-from unirun.backends.pipes import forks
+from unirun.backends.pipes import forks, manager, places
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.handle import Handle
@@ -141,10 +142,81 @@ def test_the_manager_sleeps_while_another_thread_writes(monkeypatch: pytest.Monk
 
 def test_the_only_worker_that_could_be_started_is_replaced(method: str) -> None:
     with opened(method, workers=1) as pool:
-        pool._manager.dispatch.short = failure("pipes", "start", OSError("as where the second one was refused"))
+        pool._manager.dispatch.places.refuse(failure("pipes", "start", OSError("as that of the second one")))
         os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
         await_end(pool)
         assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+
+
+class Full:
+    """A host that has no room for one more process, or has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refusals = 0  # to come
+        self.refused = 0
+        monkeypatch.setattr(manager, "Handle", self._start)
+        monkeypatch.setattr(places, "_FIRST", 0.02)
+
+    def _start(self, *arguments: Any) -> Handle:
+        if self.refusals:
+            self.refusals -= 1
+            self.refused += 1
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return Handle(*arguments)
+
+
+def test_a_host_that_was_full_for_a_moment(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool has as many workers as before when there is room again."""
+    full = Full(monkeypatch)
+    with opened(method, workers=2) as pool:
+        full.refusals = 3
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+
+        def is_whole() -> bool:
+            assert list(pool.map(jobs.sleep, [0.02] * 4)) == [0.02] * 4
+            return full.refused == 3 and len(pool.processes) == 2 and pool.short is None
+
+        until(is_whole, "the second worker")
+
+
+def test_a_host_that_is_full_when_the_last_worker_is_lost(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried some times before all that waits is lost."""
+    full = Full(monkeypatch)
+    with opened(method, workers=1) as pool:
+        full.refusals = 3
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+        await_end(pool)
+        assert pool.submit(jobs.square, 3).result(PATIENCE) == 9
+        assert full.refused == 3
+        full.refusals = sys.maxsize
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+        await_end(pool)
+        with pytest.raises(BrokenProcessPool, match="no worker is left and none can be started"):
+            pool.submit(jobs.square, 3).result(PATIENCE)
+
+
+STOPPED = """
+import os, signal, subprocess, time
+from unirun import Run, RuntimeConfig
+
+if __name__ == "__main__":
+    config = RuntimeConfig(start_method="fork", task_timeout=1)
+    with Run(flavor="processes", max_workers=1, config=config) as executor:
+        executor.submit(abs, 3).result()
+        waking = subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+        future = executor.submit(bytes, 64 << 20)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        print(len(future.result()))
+        waking.wait()
+"""
+
+
+def test_a_task_that_was_done_in_time_while_its_parent_was_stopped(tmp_path: Path) -> None:
+    """Its answer, larger than the pipe, is still on its way when the time is up."""
+    program = tmp_path / "program.py"
+    program.write_text(STOPPED)
+    done = jobs.run(program)
+    assert (done.stdout, done.stderr) == (f"{64 << 20}\n", "")
 
 
 def test_a_worker_that_is_being_written_to_is_not_given_tasks_by_others(method: str) -> None:

@@ -22,9 +22,9 @@ from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.handle import Handle, Task
 from unirun.backends.pipes.pace import STARVED, STUCK, Pace
 from unirun.backends.pipes.packing import Packer
+from unirun.backends.pipes.places import Places
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.processes import BrokenProcessPool
-from unirun.refusal import Failure
 
 __all__ = ["Dispatch"]
 
@@ -44,7 +44,6 @@ class Dispatch:
         self._terms = terms
         self._packer = Packer(by_value=terms.by_value, arena=arena)
         self._bell = bell
-        self._most = most
         # Guards all below, the tasks and flags of the workers included. Never held while code of the user's runs.
         self.lock: threading.Lock = threading.Lock()
         self.queue: deque[Task] = deque()
@@ -53,8 +52,7 @@ class Dispatch:
         self._idle: list[Handle] = []
         self.pace: Pace = Pace()
         self._unused = True  # nothing was submitted yet
-        #: Why no more workers will be started than there are, fewer than asked for; or ``None``.
-        self.short: Failure | None = None
+        self.places: Places = Places(most)
         #: Why the pool is not usable any more, or ``None``.
         self.broken: str | None = None
         #: Shutdown was called, perhaps by the collector, in a thread that holds the lock: it takes none. Who has looked
@@ -215,7 +213,7 @@ class Dispatch:
         return a_map and self._all_started() and all(worker.initialized for worker in self.workers)
 
     def _all_started(self) -> bool:
-        return len(self.workers) >= (min(1, self._most) if self.short else self._most)
+        return self.places.all_taken(len(self.workers))
 
     def _requeue(self, tasks: list[Task]) -> None:
         """Move tasks that have not begun back to the front of the queue. The lock is held.
@@ -263,6 +261,7 @@ class Dispatch:
     def came(self, worker: Handle) -> None:
         """A worker is ready and initialized."""
         with self.lock:
+            self.places.came()
             worker.initialized = True
             self._settle(worker)
 
@@ -377,9 +376,7 @@ class Dispatch:
         with self.lock:
             staying = [worker for worker in self.workers if not worker.leaving]
             coming = sum(not worker.initialized for worker in staying)
-            if self.broken is not None or (self.short and staying):
-                return 0
-            return max(0, min(self._most - len(staying), len(self.queue) - coming))
+            return 0 if self.broken is not None else self.places.missing(len(staying), coming, len(self.queue))
 
     def busy(self) -> list[Handle]:
         """Return the workers that have tasks, or are just being given some."""

@@ -298,6 +298,8 @@ class Handle:
             full = count == len(room)
             del room
             yield from self._reader.got(count)
+            if self._reader.answering:
+                self.since = clock.now()  # its task is done, and may have been for long: we may have been stopped
             if not full:
                 return
 

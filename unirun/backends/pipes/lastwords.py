@@ -61,10 +61,12 @@ class Watched:
         return getattr(self._stream, name)
 
 
-def death(worker: Handle) -> Exception:
-    """Return the error of the task that a worker ran when it ended, with what it last wrote."""
+def death(worker: Handle, limit: float | None) -> Exception:
+    """Return the error of the task that a worker ran at its end: what it last wrote, or the limit in seconds."""
     from unirun.backends.processes import BrokenProcessPool
 
+    if worker.timed_out:
+        return TimeoutError(f"the task ran longer than task_timeout={limit} seconds, and its worker was killed")
     said = f"; it last wrote to standard error:\n{worker.tail.strip()}" if worker.tail.strip() else ""
     if worker.unread is not None:
         said = f" by this one, which cannot take in what it sent: {worker.unread!r}{said}"

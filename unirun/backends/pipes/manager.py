@@ -31,8 +31,8 @@ from unirun.refusal import Refused, failure, is_refusal, refused_start
 
 __all__ = ["Manager"]
 
-#: Workers that end before they are ready, one after the other, until the pool is given up.
-_FAILED_STARTS: Final = 5
+#: Seconds after which a worker is tried again to be started where none is left, until the pool is given up.
+_ATTEMPTS: Final = (0.05, 0.1, 0.2, 0.4)
 #: Seconds that a task has for ending by the KeyboardInterrupt of a Ctrl-C.
 _GRACE: Final = 0.5
 
@@ -77,7 +77,6 @@ class Manager:
         self._final = False  # tasks that run are waited for, and no worker is started for others
         self._kill_at: float | None = None
         # Only the manager thread's, or before it starts the opening one's:
-        self._failed_starts = 0
         self._hired: list[Handle] = []  # a worker that was started and is not among the others yet
         self._watched: dict[int, Handle] = {}
         self._buffers = Buffers()
@@ -142,8 +141,9 @@ class Manager:
                     raise
                 if not self.dispatch.workers:
                     raise refused_start(error, self._context) from None
-                self.dispatch.short = failure("pipes", "start", error)
+                self.dispatch.places.refuse(failure("pipes", "start", error))
                 return
+            self.dispatch.places.grant()
             (worker,) = self._hired
             self.processes[worker.pid] = worker.process
             if exits.ending():  # multiprocessing would wait for it while a daemon thread has it; it ends with us
@@ -232,6 +232,7 @@ class Manager:
     def _turn(self) -> None:
         """Wait for something to happen, and see to it."""
         self._watch.await_room(self.dispatch)
+        looked = clock.now()  # what has arrived by then is heard before anybody's time is up
         for fd, event in self._watch.wait(self._patience()):
             if fd == self._bell.fd:
                 self._bell.hear()
@@ -246,7 +247,7 @@ class Manager:
                 self.dispatch.release(worker, self.dispatch)
             if event & ~select.POLLOUT:
                 self._hear(worker)
-        self._check_time()
+        self._check_time(looked)
 
     def _patience(self) -> float:
         """Return how many seconds to wait for an event."""
@@ -258,16 +259,16 @@ class Manager:
         due += [each.due for each in (self._arena, self._buffers) if each is not None and each.due is not None]
         return min(due) - clock.now() if due else math.inf
 
-    def _check_time(self) -> None:
+    def _check_time(self, now: float) -> None:
         """Kill the workers whose time is up, and give back memory that is not used."""
         for memory in (self._arena, self._buffers):
             if memory is not None and memory.due is not None:
                 memory.tidy()
         if (limit := self._terms.task_timeout) is None and self._kill_at is None:
             return
-        now = clock.now()
         for worker in list(self.dispatch.workers):
-            late = limit is not None and worker.tasks and now >= worker.since + limit and not worker.timed_out
+            heard = worker.listener is not None or worker.unheard  # of what it answers, by who waits for that
+            late = limit is not None and worker.tasks and now >= worker.since + limit and not heard
             if late or (self._kill_at is not None and now >= self._kill_at):
                 worker.timed_out = worker.timed_out or bool(late)
                 worker.kill()
@@ -305,7 +306,6 @@ class Manager:
         elif kind == protocol.READY:
             worker.ready = True
         elif kind == protocol.INITIALIZED:
-            self._failed_starts = 0
             worker.ready = True
             self.dispatch.came(worker)
         elif kind == protocol.UNINITIALIZED:
@@ -318,13 +318,19 @@ class Manager:
             raise protocol.ProtocolError(f"no message from a worker has the kind {kind}")
 
     def _replace(self) -> None:
-        """Start one more worker; the pool is broken if there is none and none can be started."""
-        try:
-            self._hire(1)
-        except Refused as refused:
-            self._break(f"no worker is left and none can be started: {refused.error!r}")
-        except Exception as error:  # the initializer cannot be pickled any more
-            self._break(f"no worker can be started: {error!r}")
+        """Start one more worker; the pool is broken if there is none and none can be started, after some attempts."""
+        attempts = iter(_ATTEMPTS)
+        while True:
+            try:
+                self._hire(1)
+            except Refused as refused:
+                if not self._final and (seconds := next(attempts, None)) is not None:
+                    time.sleep(seconds)
+                    continue
+                self._break(f"no worker is left and none can be started: {refused.error!r}")
+            except Exception as error:  # the initializer cannot be pickled any more
+                self._break(f"no worker can be started: {error!r}")
+            return
 
     def _lose(self, worker: Handle) -> None:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
@@ -339,19 +345,14 @@ class Manager:
         self._watch.drop(worker.fd)
         worker.bury()
         running = self.dispatch.left(worker)
-        error: Exception = death(worker)
-        if worker.timed_out:
-            limit = self._terms.task_timeout
-            error = TimeoutError(f"the task ran longer than task_timeout={limit} seconds, and its worker was killed")
-        elif not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS and self._thread is not None:
-                if not self.dispatch.workers:
-                    self._break(f"workers end before they are ready: {error}")
-                self.dispatch.short = failure("pipes", "bootstrap", error)
+        error = death(worker, self._terms.task_timeout)
+        if not worker.ready:
+            many = self._thread is not None and self.dispatch.places.fail(failure("pipes", "bootstrap", error))
+            if many and not self.dispatch.workers:
+                self._break(f"workers end before they are ready: {error}")
         elif not initialized:
             self._break(f"the initializer ended its worker: {error}")
-        elif self._terms.on_crash == "raise" and not self._final and (running or worker.failed):
+        elif self._terms.on_crash == "raise" and not (self._final or worker.timed_out) and (running or worker.failed):
             self._break(str(error))
         for task in running:
             answers.resolve(task.future, error=error)
@@ -365,8 +366,7 @@ class Manager:
             self.dispatch.broken = why
         for worker in list(self.dispatch.workers):  # before what they read is used for something else
             worker.kill()
-        tasks = self.dispatch.empty()
-        for task in tasks:
+        for task in self.dispatch.empty():
             answers.resolve(task.future, error=BrokenProcessPool(why))
 
     def _finished(self) -> bool:

@@ -72,7 +72,7 @@ class PipePool(ChunkingExecutor):
     @property
     def short(self) -> Failure | None:
         """Why fewer workers than asked for could be started, or ``None``."""
-        return self._manager.dispatch.short
+        return self._manager.dispatch.places.short
 
     @property
     def processes(self) -> dict[int, Any]:
@@ -228,5 +228,5 @@ def open_pipes(
     else:
         return pool
     pool = open_pipes(started - 1, context, initializer, initargs, terms)
-    pool._manager.dispatch.short = why
+    pool._manager.dispatch.places.refuse(why)
     return pool

@@ -241,6 +241,11 @@ class Reader:
             self._start, self._end = 0, len(kept)
         return self._buffer[self._end :]
 
+    @property
+    def answering(self) -> bool:
+        """Whether a part of a large answer to a task has arrived, and the rest has not."""
+        return self._header is not None and self._header[0] in (RESULT, ERROR)
+
     def only(self, count: int) -> Frame | None:
         """Return the frame that the ``count`` bytes in the room are, if they are a small one and there are no others.
 
