@@ -8,6 +8,7 @@ is the behaviour of CPython 3.11 to 3.15 and PyPy on hosts that refuse.
 from __future__ import annotations
 
 import errno
+import sys
 
 from unirun.values import Value
 
@@ -100,7 +101,11 @@ _REFUSING_WORDS: Final = (
 #: How the interpreter says that the folder for temporary files has too long a name for a socket in it.
 LONG_PATH: Final = "AF_UNIX path too long"
 #: Why workers end early, most of the time.
-USUALLY: Final = "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
+USUALLY: Final = (
+    "the program does not call multiprocessing.freeze_support() first of all"
+    if getattr(sys, "frozen", False)
+    else "its main module cannot be imported, or has no `if __name__ == '__main__':` guard"
+)
 
 
 def lasting(error: BaseException) -> bool:
