@@ -127,3 +127,33 @@ def test_imports_go_down_only() -> None:
             assert other == own or FLOOR[other] < FLOOR[own], f"{path.name} imports {other}"
             checked += 1
     assert checked > 50
+
+
+def named(path: Path) -> Iterator[str]:
+    """Yield the modules that a bundler finds by reading one: what it says it imports, those for type checkers aside."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            pending += node.orelse
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        else:
+            pending += ast.iter_child_nodes(node)
+
+
+def test_bundlers_find_all_modules() -> None:
+    """Nuitka and PyInstaller take what some module names that they took, and not what is imported by a made up name."""
+    modules = {}
+    for path in (ROOT / "unirun").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    taken, pending = set[str](), ["unirun"]
+    while pending:
+        if (name := pending.pop()) in modules and name not in taken:
+            taken.add(name)
+            pending += [name.rpartition(".")[0], *named(modules[name])]
+    startup = {"unirun.autopatch.startup", "unirun.autopatch.startup.sitecustomize"}  # a folder for PYTHONPATH
+    assert modules.keys() - taken <= {"unirun.__main__", *startup}
