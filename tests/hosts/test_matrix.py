@@ -148,6 +148,30 @@ def test_workers_that_take_the_place_of_a_thread(on_host: OnHost, kind: str) -> 
     assert outcome.left_behind == ()
 
 
+FORKS = """
+import os
+fork = os.fork
+forks = 0
+
+def counted():
+    global forks
+    forks += 1
+    return fork()
+
+os.fork = counted
+"""
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="this platform cannot fork")
+def test_where_no_thread_can_start_it_is_not_tried_with_ever_fewer_workers(on_host: OnHost) -> None:
+    """Of which there may be as many as processors."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "UNIRUN_START_METHOD": "fork"}
+    outcome = on_host("threads-refused", [sys.executable, "-c", f"{FORKS}{FEW}\nprint(forks)", "scope"], env=env)
+    assert outcome.stdout.splitlines() == ["5 4 3 2 1 inline 1", "None", "16"], (
+        outcome.stderr
+    )  # 8 for each of two rungs
+
+
 @pytest.mark.skipif("forkserver" not in METHODS, reason="this platform has no fork server")
 def test_a_fork_server_that_dies(on_host: OnHost, tmp_path: Path) -> None:
     """The server dies of a fork that it is refused. Its workers then count as dead, and are to be so in truth."""

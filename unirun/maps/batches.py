@@ -70,6 +70,7 @@ class Batches(Sending):
         # may die where a lock is held.
         self._asking: weakref.ref[Results] | None = None
         self._dropped: list[weakref.ref[Results]] = []
+        self._asked = False  # for the first result
 
     def begin(self) -> Iterator[Any]:
         """Send the first batches, and return an iterator over the results.
@@ -99,8 +100,11 @@ class Batches(Sending):
     # For the executor.
 
     def let_go(self) -> None:
-        """Take all that is left if nobody holds the results: nobody would ask for more, and it would stay for ever."""
-        if self._window is not None and self._unheard():
+        """Take all that is left if nobody holds the results: nobody would ask for more, and it would stay for ever.
+
+        Unless somebody has asked for some: then what has not begun is taken back, by PyPy's collector at some time.
+        """
+        if self._window is not None and self._dropped and not self._asked:
             self.complete()
 
     @property
@@ -190,6 +194,7 @@ class Batches(Sending):
 
     def _head(self) -> Batch | None:
         """Wait for the next batch and return it; ``None`` after the last one."""
+        self._asked = True
         while True:
             if self._window is not None:
                 self._take_some()

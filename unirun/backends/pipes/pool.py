@@ -220,13 +220,23 @@ def open_pipes(
         stage = "import" if isinstance(error, ImportError) else "start"
         if not isinstance(error, Exception) or isinstance(error, Refused) or not is_refusal(stage, error):
             raise
-        if started < 2:
+        # Where the processes of a user or of a container are counted, threads count as well, and the workers may have
+        # taken all that there may be. Elsewhere all threads are refused.
+        if started < 2 or not _can_start_a_thread():
             raise Refused(stage, error) from None
-        # The thread was refused: where the processes of a user or of a container are counted, threads count as well,
-        # and these workers have taken all that there may be.
         why = failure("pipes", "start", error)
     else:
         return pool
     pool = open_pipes(started - 1, context, initializer, initargs, terms)
     pool._manager.dispatch.places.refuse(why)
     return pool
+
+
+def _can_start_a_thread() -> bool:
+    thread = threading.Thread(target=int, name="unirun-try")
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    thread.join()
+    return True
