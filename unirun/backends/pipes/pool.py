@@ -176,6 +176,8 @@ def open_pipes(
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
     terms: Terms | None = None,
+    *,
+    again: bool = False,
 ) -> PipePool:
     """Return a pool of which one worker is ready.
 
@@ -185,6 +187,7 @@ def open_pipes(
         initializer: Called in each worker before its first task.
         initargs: Its arguments.
         terms: How tasks and workers are treated.
+        again: There was no place for a thread beside more workers.
 
     Raises:
         Refused: No worker can be started, or all that were ended before they were ready. Nothing of them is left.
@@ -220,23 +223,14 @@ def open_pipes(
         stage = "import" if isinstance(error, ImportError) else "start"
         if not isinstance(error, Exception) or isinstance(error, Refused) or not is_refusal(stage, error):
             raise
-        # Where the processes of a user or of a container are counted, threads count as well, and the workers may have
-        # taken all that there may be. Elsewhere all threads are refused.
-        if started < 2 or not _can_start_a_thread():
+        if started < 2:
             raise Refused(stage, error) from None
+        # The thread was refused. Where the processes of a user or of a container are counted, threads count as well,
+        # and the workers have taken all that there may be: one fewer will do. Else there may be no threads at all.
         why = failure("pipes", "start", error)
     else:
         return pool
-    pool = open_pipes(started - 1, context, initializer, initargs, terms)
+    fewer = started // 2 if again else started - 1
+    pool = open_pipes(fewer, context, initializer, initargs, terms, again=True)
     pool._manager.dispatch.places.refuse(why)
     return pool
-
-
-def _can_start_a_thread() -> bool:
-    thread = threading.Thread(target=int, name="unirun-try")
-    try:
-        thread.start()
-    except RuntimeError:
-        return False
-    thread.join()
-    return True
