@@ -216,7 +216,7 @@ def cause(why: Failure) -> str:
 
 _EARLY: Final = (
     "was loaded before the hook was on, as by an earlier .pth file: "
-    "programs get the stdlib's class until they import unirun, or call unirun.autopatch.install()"
+    "programs get the stdlib's class until they use unirun's pools, or call unirun.autopatch.install()"
 )
 _FORK: Final = "new processes are refused"
 _FILES: Final = ("too many files are open", "Raise the limit on open files (ulimit -n).")

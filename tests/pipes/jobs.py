@@ -56,6 +56,11 @@ def spin(seconds: float) -> float:
     return seconds
 
 
+def linger(seconds: float) -> None:
+    """Leave a thread that keeps the worker from its end."""
+    threading.Thread(target=time.sleep, args=(seconds,)).start()
+
+
 def echo(value: Any) -> Any:
     return value
 

@@ -195,6 +195,51 @@ def test_a_host_that_is_full_when_the_last_worker_is_lost(method: str, monkeypat
             pool.submit(jobs.square, 3).result(PATIENCE)
 
 
+def test_a_task_that_waits_for_a_refused_worker_gets_it_when_there_is_room(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else happens meanwhile that would wake the manager; the other task waits for this one."""
+    full = Full(monkeypatch)
+    with opened(method, workers=2) as pool:
+        full.refusals = 2
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+        gate = tmp_path / "gate"
+        held = pool.submit(jobs.hold, str(gate))
+        waiting = [pool.submit(jobs.note, str(gate), "open") for _ in range(3)]
+        assert held.result(PATIENCE)
+        assert [each.result(PATIENCE) for each in waiting] == ["open"] * 3
+
+
+def test_what_is_cancelled_while_the_last_worker_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Full(monkeypatch)
+    monkeypatch.setattr(places, "_ATTEMPTS", (30.0,))
+    with opened(method, workers=1) as pool:
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+        full.refusals = sys.maxsize
+        await_end(pool)
+        futures = [pool.submit(jobs.square, number) for number in range(3)]
+        until(lambda: full.refused == 1, "the refusal")
+        begin = time.monotonic()
+        pool.shutdown(wait=True, cancel_futures=True)
+        assert time.monotonic() - begin < 10
+        assert all(future.cancelled() for future in futures)
+
+
+def test_no_attempts_are_made_while_the_last_worker_is_leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task is done, and a thread of it goes on."""
+    full = Full(monkeypatch)
+    monkeypatch.setattr(places, "_FIRST", 1.0)
+    with opened("spawn", workers=1, max_tasks_per_child=1) as pool:
+        pool.submit(jobs.linger, 1.5).result(PATIENCE)
+        full.refusals = sys.maxsize
+        future = pool.submit(jobs.square, 3)
+        until(lambda: full.refused > 0, "a refusal")
+        time.sleep(0.3)
+        assert full.refused < 5
+        full.refusals = 0
+        assert future.result(PATIENCE) == 9
+
+
 STOPPED = """
 import os, signal, subprocess, time
 from unirun import Run, RuntimeConfig

@@ -1,6 +1,7 @@
 """A program that has used up its descriptors between opening a pool and its first task."""
 
 import contextlib
+import errno
 import gc
 import multiprocessing
 import os
@@ -11,11 +12,13 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conformance.columns import FORKING
 from tests.conformance.quiet import await_quiet
+from unirun.backends.repairs import undo_start
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +83,27 @@ WRAPPED = textwrap.dedent(
     print(use() - first, "more")
     """
 )
+
+
+@FORKING
+def test_an_error_that_is_raised_again_closes_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a mock raises it: it has the frames of earlier starts too, whose numbers are other files' by then."""
+    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def fork() -> int:
+        raise error
+
+    monkeypatch.setattr(os, "fork", fork)
+    context: Any = multiprocessing.get_context("fork")
+    files: list[int] = []
+    for _ in range(3):
+        with pytest.raises(BlockingIOError) as raised:
+            context.Process(target=abs, args=(3,)).start()
+        undo_start(raised.value)
+        files += [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+        assert all(map(os.fstat, files))
+    for each in files:
+        os.close(each)
 
 
 @FORKING

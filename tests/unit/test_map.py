@@ -5,6 +5,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import queue
 import random
 import subprocess
 import sys
@@ -517,6 +518,32 @@ def test_a_forgotten_map_stays_only_until_the_executor_is_used_again(how: str, t
         (list(unirun.map(executor, square, [3])) if how == "map" else executor.submit(square, 3).result(PATIENCE))
         until(lambda: len(os.listdir(tmp_path)) == 150, "the last item")
         until(lambda: not executor._unirun_maps, "the end of the maps")  # type: ignore[union-attr]
+
+
+def test_what_is_submitted_does_not_wait_for_a_forgotten_map() -> None:
+    """Of which there may be much to do: half an hour here."""
+    with Run(flavor="processes", max_workers=1) as executor:
+        unirun.map(executor, nap, range(10**6))
+        gc.collect()
+        assert executor.submit(square, 3).result(PATIENCE) == 9
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def test_a_forgotten_map_whose_items_come_later_is_not_waited_for() -> None:
+    """They may come from who submits."""
+    coming: queue.Queue[int] = queue.Queue()
+
+    class Coming(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            yield from (coming.get() for _ in range(len(self)))
+
+    with Run(flavor="processes", max_workers=1) as executor:
+        coming.put(1)
+        unirun.map(executor, square, Coming([0, 0, 0]), buffersize=1)
+        gc.collect()
+        assert executor.submit(square, 3).result(PATIENCE) == 9
+        coming.put(2)
+        coming.put(3)
 
 
 @pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy lets go of nothing but by its collector")

@@ -40,7 +40,7 @@ class Status(Value):
         replaced: The names that are replaced by now, with the class that stands there.
         left: Names that still mean the stdlib's class, because they were imported before ``install``.
         early: Modules that were loaded before the line of the ``.pth`` file was read, as by an earlier one. They hand
-            out the stdlib's classes until the program imports unirun, or calls ``install``.
+            out the stdlib's classes until the program uses unirun's pools, or calls ``install``.
         errors: What went wrong, by module, in words.
     """
 

@@ -241,6 +241,8 @@ def undo_start(error: BaseException) -> None:
     are only to be had from its frame. Once the fork is done there is a worker that nobody knows of; which of the four
     are still open cannot be told, and their numbers may be another file's. `forkserver` forgets its first pipe when
     there is none left for the second.
+
+    The first such frame is that of this start: an error that is raised again, as a mock does, has those of others too.
     """
     traceback = error.__traceback__
     while traceback is not None:
@@ -250,8 +252,10 @@ def undo_start(error: BaseException) -> None:
                 _end(pid)
             else:
                 _close(frame, "parent_r", "child_w", "child_r", "parent_w")
-        elif frame.f_code.co_name == "connect_to_new_process" and "child_r" not in frame.f_locals:
+            return
+        if frame.f_code.co_name == "connect_to_new_process" and "child_r" not in frame.f_locals:
             _close(frame, "parent_r", "child_w")  # the second pipe could not be made
+            return
         traceback = traceback.tb_next
 
 

@@ -99,13 +99,18 @@ class Batches(Sending):
 
     # For the executor.
 
-    def let_go(self) -> None:
-        """Take all that is left if nobody holds the results: nobody would ask for more, and it would stay for ever.
+    def goes_on_alone(self) -> bool:
+        """Have it go on by itself if nobody can ask for more results; return whether it does.
 
-        Unless somebody has asked for some: then what has not begun is taken back, by PyPy's collector at some time.
+        Only where that runs no code of the program's; else it waits for the end of the executor. Where it may have no
+        end it ends now. Somebody who has asked for results before has what has not begun taken back, by his dropping
+        them, with PyPy when its collector comes.
         """
-        if self._window is not None and self._dropped and not self._asked:
+        if not (self._lazy and self._dropped) or self._asked or (self._source.finite and not self._source.inert):
+            return False
+        if self._window is not None:
             self.complete()
+        return True
 
     @property
     def reading(self) -> bool:

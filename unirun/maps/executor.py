@@ -48,8 +48,8 @@ class BatchingExecutor(ManagedExecutor):
             if self._unirun_ending:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             for each in self._unirun_own_maps():
-                each.let_go()
-                each.flush()
+                if not each.goes_on_alone():
+                    each.flush()
         return super().submit(fn, *args, **kwargs)
 
     submit.__doc__ = Executor.submit.__doc__
@@ -115,8 +115,7 @@ class BatchingExecutor(ManagedExecutor):
         if self._unirun_ending:
             raise RuntimeError("cannot schedule new futures after shutdown")
         for each in self._unirun_own_maps():
-            each.let_go()
-            if self._max_workers == 1:  # then the order in which tasks begin can be seen
+            if not each.goes_on_alone() and self._max_workers == 1:  # then the order in which tasks begin can be seen
                 each.flush()
         memos: list[Memo] = []
         maps = self._unirun_maps  # and no other one, where the program constructs this pool again meanwhile

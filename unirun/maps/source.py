@@ -30,6 +30,8 @@ class Source:
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         #: Each item is a tuple of arguments.
         self.spread: bool = len(iterables) != 1
+        #: No code of the program's runs when items are taken.
+        self.inert: bool = inert(iterables)
         #: It has an end, surely.
         self.finite: bool = all(hasattr(each, "__len__") for each in iterables)
         self._items: Iterator[Any] = zip(*iterables, strict=False) if self.spread else iter(iterables[0])

@@ -55,8 +55,9 @@ if sys.version_info >= (3, 11):  # noqa: UP036 - older ones start below a progra
         sys.meta_path.insert(0, _finder)
     for _name in ("concurrent.futures.process", "concurrent.futures.thread"):
         if _name in sys.modules:  # a .pth file has loaded it
-            _tell = getattr(load_hook(), "tell", None)
-            if _tell is not None:
+            _hook = load_hook()
+            _tell, _off = getattr(_hook, "tell", None), getattr(_hook, "switched_off", None)
+            if _tell is not None and _off is not None and not _off():
                 _tell("loaded", sys.modules[_name])
     if "_UNIRUN_SUMMARY" in os.environ:
         try:

@@ -371,12 +371,13 @@ class Dispatch:
             holders, limit = self._holders()
             return min((worker.since + limit for worker in holders), default=None)
 
-    def missing(self) -> int:
-        """Return how many workers should be started for what is queued."""
+    def missing(self) -> float | None:
+        """Return when one more worker is to be started for what is queued, of ``clock.now``; ``None`` for never."""
         with self.lock:
             staying = [worker for worker in self.workers if not worker.leaving]
             coming = sum(not worker.initialized for worker in staying)
-            return 0 if self.broken is not None else self.places.missing(len(staying), coming, len(self.queue))
+            count, when = self.places.missing(len(staying), coming, len(self.queue))
+            return when if count and self.broken is None and when < math.inf else None
 
     def busy(self) -> list[Handle]:
         """Return the workers that have tasks, or are just being given some."""

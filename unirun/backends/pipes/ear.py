@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unirun.backends.pipes.vacancy import Vacancy
     from unirun.backends.pipes.watch import Watch
 
-__all__ = ["MOMENT", "Ear"]
+__all__ = ["MOMENT", "Ear", "heard"]
 
 #: Seconds after which a lock that is held for microseconds may be held by the waiting thread itself. Then the manager
 #: hears the worker.
@@ -120,7 +120,8 @@ class Ear:
                 self._watch.add(worker.fd)
                 worker.awaited = False
                 worker.listener = None
-            ring = worker.unheard or worker.writing or not self._calm()
+            timed = self._terms.task_timeout is not None and worker.tasks  # nobody looked at its time meanwhile
+            ring = worker.unheard or worker.writing or timed or not self._calm()
         if ring:
             self._bell.ring()
 
@@ -139,6 +140,11 @@ class Ear:
         it = self.dispatch
         ending = it.closed or it.cancelling or it.broken is not None or self._bell.abandoned or self._vacancy.wanted
         return it.quiet and not ending and self._terms.max_tasks_per_child is None
+
+
+def heard(worker: Handle) -> bool:
+    """Tell whether somebody hears a worker, or has: then the manager does not know whether it has answered in time."""
+    return worker.listener is not None or bool(worker.unheard)
 
 
 def _undisturbed() -> bool:

@@ -19,7 +19,7 @@ from unirun.backends.pipes import answers, arena, exits, forks, protocol
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.dispatch import Dispatch
-from unirun.backends.pipes.ear import Ear
+from unirun.backends.pipes.ear import Ear, heard
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.lastwords import death
 from unirun.backends.pipes.terms import Terms
@@ -31,8 +31,6 @@ from unirun.refusal import Refused, failure, is_refusal, refused_start
 
 __all__ = ["Manager"]
 
-#: Seconds after which a worker is tried again to be started where none is left, until the pool is given up.
-_ATTEMPTS: Final = (0.05, 0.1, 0.2, 0.4)
 #: Seconds that a task has for ending by the KeyboardInterrupt of a Ctrl-C.
 _GRACE: Final = 0.5
 
@@ -121,6 +119,7 @@ class Manager:
             for worker in {*self.dispatch.workers, *self._hired}:
                 worker.kill()
                 worker.bury()
+                worker.popen.close()
             self.dispatch.workers.clear()
             self.processes.clear()
             self._close()
@@ -208,7 +207,7 @@ class Manager:
                     self.dispatch.cancel_all()
                 if not self.dispatch.quiet:  # what is done here keeps whoever waits for a result from the GIL
                     self.dispatch.feed_all()
-                    while not self._final and self.dispatch.missing():
+                    while not self._final and (when := self.dispatch.missing()) is not None and when <= clock.now():
                         self._replace()
                 self.dispatch.end_used_up()
                 if self.vacancy.wanted and not self.dispatch.queue and not self.dispatch.busy():
@@ -252,10 +251,13 @@ class Manager:
     def _patience(self) -> float:
         """Return how many seconds to wait for an event."""
         due = [] if self._kill_at is None else [self._kill_at]
+        if not self._final and self.dispatch.queue and (when := self.dispatch.missing()) is not None:
+            due.append(when)
         if not self.dispatch.quiet and (check := self.dispatch.next_check()) is not None:
             due.append(check)
         if (limit := self._terms.task_timeout) is not None:
-            due += [each.since + limit for each in self.dispatch.workers if each.tasks and not each.timed_out]
+            timed = [each for each in self.dispatch.workers if each.tasks and not (each.timed_out or heard(each))]
+            due += [each.since + limit for each in timed]
         due += [each.due for each in (self._arena, self._buffers) if each is not None and each.due is not None]
         return min(due) - clock.now() if due else math.inf
 
@@ -267,8 +269,7 @@ class Manager:
         if (limit := self._terms.task_timeout) is None and self._kill_at is None:
             return
         for worker in list(self.dispatch.workers):
-            heard = worker.listener is not None or worker.unheard  # of what it answers, by who waits for that
-            late = limit is not None and worker.tasks and now >= worker.since + limit and not heard
+            late = limit is not None and worker.tasks and now >= worker.since + limit and not heard(worker)
             if late or (self._kill_at is not None and now >= self._kill_at):
                 worker.timed_out = worker.timed_out or bool(late)
                 worker.kill()
@@ -319,18 +320,13 @@ class Manager:
 
     def _replace(self) -> None:
         """Start one more worker; the pool is broken if there is none and none can be started, after some attempts."""
-        attempts = iter(_ATTEMPTS)
-        while True:
-            try:
-                self._hire(1)
-            except Refused as refused:
-                if not self._final and (seconds := next(attempts, None)) is not None:
-                    time.sleep(seconds)
-                    continue
+        try:
+            self._hire(1)
+        except Refused as refused:
+            if not self.dispatch.places.refuse_last(failure("pipes", "start", refused.error)):
                 self._break(f"no worker is left and none can be started: {refused.error!r}")
-            except Exception as error:  # the initializer cannot be pickled any more
-                self._break(f"no worker can be started: {error!r}")
-            return
+        except Exception as error:  # the initializer cannot be pickled any more
+            self._break(f"no worker can be started: {error!r}")
 
     def _lose(self, worker: Handle) -> None:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""
@@ -344,6 +340,7 @@ class Manager:
         del self.processes[worker.pid], self._watched[worker.fd]
         self._watch.drop(worker.fd)
         worker.bury()
+        self.dispatch.places.lost(len(self.dispatch.workers))
         running = self.dispatch.left(worker)
         error = death(worker, self._terms.task_timeout)
         if not worker.ready:

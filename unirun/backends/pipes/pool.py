@@ -232,5 +232,7 @@ def open_pipes(
         return pool
     fewer = started // 2 if again else started - 1
     pool = open_pipes(fewer, context, initializer, initargs, terms, again=True)
-    pool._manager.dispatch.places.refuse(why)
+    places = pool._manager.dispatch.places
+    places.most = workers
+    places.refuse(why)
     return pool

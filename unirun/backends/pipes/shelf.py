@@ -82,8 +82,8 @@ def borrow(key: _Key, make: Callable[[], PipePool]) -> Loan:
         with _lock:
             # The last one first: the others may become idle.
             kept = next((each for each in reversed(_shelf) if each.key == key), None)
-            if kept is not None:
-                _shelf.remove(kept)
+            if kept is not None and not _take([kept]):
+                continue
             clearings = _clearings
         if kept is None:
             birth = Birth(key[0])  # before
@@ -150,13 +150,19 @@ def _take_surplus() -> list[PipePool]:
         room -= _OF_A_POOL + _OF_A_WORKER * len(each.pool.processes)
         if room < 0 and each is not _shelf[-1]:
             surplus.append(each)
-    _take(surplus)
-    return [kept.pool for kept in surplus]
+    return [kept.pool for kept in _take(surplus)]
 
 
-def _take(pools: list[_Kept]) -> None:
-    """Take some pools off the shelf. The lock is held."""
-    _shelf[:] = [kept for kept in _shelf if kept not in pools]
+def _take(pools: list[_Kept]) -> list[_Kept]:
+    """Take some pools off the shelf; return those that a signal handler has not taken meanwhile. The lock is held."""
+    taken = []
+    for each in pools:
+        try:
+            _shelf.remove(each)
+            taken.append(each)
+        except ValueError:
+            pass
+    return taken
 
 
 def _room() -> int:
@@ -188,8 +194,7 @@ def _reap() -> None:
     while True:
         with _lock:
             now = clock.now()
-            idle = [kept for kept in _shelf if now - kept.since >= IDLE_SECONDS]
-            _take(idle)
+            idle = _take([kept for kept in _shelf if now - kept.since >= IDLE_SECONDS])
             empty = not _shelf
             if empty:
                 _reaper = None
