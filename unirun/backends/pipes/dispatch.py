@@ -369,7 +369,10 @@ class Dispatch:
         """Return when to look again for tasks that wait behind a long one, of ``time.monotonic``."""
         with self.lock:
             holders, limit = self._holders()
-            return min((worker.since + limit for worker in holders), default=None)
+            due = [worker.since + limit for worker in holders]
+            if (attempt := self.places.next_attempt) is not None:  # then there may be somebody for what waits
+                due.append(attempt)
+            return min(due, default=None)
 
     def missing(self) -> float | None:
         """Return when one more worker is to be started for what is queued, of ``clock.now``; ``None`` for never."""

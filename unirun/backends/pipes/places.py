@@ -82,6 +82,11 @@ class Places:
         """
         return max(0, min(self.most - staying, queued - coming)), 0.0 if self.short is None else self._again
 
+    @property
+    def next_attempt(self) -> float | None:
+        """When it will be tried again to start a worker, of ``clock.now``; ``None`` if nothing is waited for."""
+        return self._again if self.short is not None and clock.now() < self._again < math.inf else None
+
     def all_taken(self, workers: int) -> bool:
         """Tell whether ``workers`` are as many as will come before the next attempt, as far as that is known."""
         waiting = self.short is not None and clock.now() < self._again
