@@ -486,6 +486,16 @@ def test_what_a_pth_file_has_loaded_is_replaced_too(tmp_path: Path) -> None:
     env = environment(PYTHONPATH=str(ROOT))
     done = python("-c", textwrap.dedent(code), "last.py", cwd=tmp_path, env=env)
     assert (done.stdout, done.stderr) == ("unirun.process unirun.thread\n", "")
+    code = """
+        import runpy, site, sys
+        site.addsitedir(".")
+        sys.modules["sitecustomize"] = sys
+        runpy.run_path(sys.argv[1])
+        print(*(name for name in sys.modules if name.startswith("unirun")))
+    """
+    for off in ({"UNIRUN_AUTOPATCH": "0"}, {"UNIRUN_COMPAT_MODE": "passthrough"}):
+        done = python("-c", textwrap.dedent(code), "last.py", cwd=tmp_path, env={**env, **off})
+        assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_a_module_that_only_has_the_name_of_unirun_does_no_harm(tmp_path: Path) -> None:

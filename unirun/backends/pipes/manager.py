@@ -251,7 +251,7 @@ class Manager:
     def _patience(self) -> float:
         """Return how many seconds to wait for an event."""
         due = [] if self._kill_at is None else [self._kill_at]
-        if not self._final and self.dispatch.queue and (when := self.dispatch.missing()) is not None:
+        if self.dispatch.places.short is not None and not self._final and (when := self.dispatch.missing()) is not None:
             due.append(when)
         if not self.dispatch.quiet and (check := self.dispatch.next_check()) is not None:
             due.append(check)
