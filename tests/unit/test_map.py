@@ -32,6 +32,7 @@ from unirun.backends import batch
 from unirun.backends.pipes.arena import Arena
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
+from unirun.maps.sending import Sending
 from unirun.maps.source import Source as Taken
 
 pytestmark = FORKING
@@ -638,6 +639,32 @@ def test_shut_down_by_another_thread_after_the_last_item(monkeypatch: pytest.Mon
         assert found.wait(PATIENCE)
         assert list(results) == []
         ender.join(PATIENCE)
+
+
+def test_shut_down_by_another_thread_between_a_batch_and_its_callback() -> None:
+    """It finds that the batch is done, whose result is taken before the sender of it goes on."""
+    late: list[Any] = []
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code is not Sending._send.__code__ or late:
+            return None
+        if event == "line" and (batch := frame.f_locals["batch"]).futures:
+            late.append(batch)
+            batch.futures[0].result(PATIENCE)
+            threading.Thread(target=executor.shutdown).start()
+            end = time.monotonic() + PATIENCE
+            while batch.futures and time.monotonic() < end:
+                time.sleep(0.001)
+        return trace
+
+    threading.settrace(trace)
+    try:
+        with Run(flavor="processes", max_workers=2, config=RuntimeConfig(ladder=("threads",))) as executor:
+            assert list(unirun.map(executor, nap, range(60))) == list(range(60))
+    finally:
+        threading.settrace(None)
+    assert late
+    assert not late[0].futures, "nobody took its result"
 
 
 def test_shut_down_by_another_thread_at_the_call() -> None:

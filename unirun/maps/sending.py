@@ -227,10 +227,10 @@ class Sending:
         else:
             task = parcel.task(LIMIT if self._workers > 1 and self._size is None else math.inf)
         batch.futures.extend(itertools.starmap(self._submit, (task,)))  # one step: what is submitted is known
-        (future,) = batch.futures
-        future.add_done_callback(partial(self._done, batch))
-        if self._closed:
-            future.cancel()
+        for future in list(batch.futures):  # or it is done, `_ask` has found that, and its result is taken
+            future.add_done_callback(partial(self._done, batch))
+            if self._closed:
+                future.cancel()
 
     def _put_back(self, batch: Batch, count: int) -> None:
         """Put the items of a batch from ``count`` on back to where they came from. The lock is held."""
