@@ -330,7 +330,7 @@ def _try_row(each: Try) -> tuple[str, list[str]]:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.1f} s" if seconds >= 0.9995 else f"{seconds * 1000:.3g} ms"
 
 
 def _host_rows(facts: Host) -> list[tuple[str, list[str]]]:

@@ -479,6 +479,9 @@ def test_a_start_method_that_works_is_recommended(monkeypatch: pytest.MonkeyPatc
     text = cli.render(report)
     assert "worked in another process: first result after 1.2 s, a second one took 0.056 ms" in text
     assert "it wrote: two" in text
+    for seconds, said in {0.9994: "999 ms", 0.9996: "1.0 s"}.items():
+        text = cli.render(replace(report, tries=(replace(tries[0], first=seconds),)))
+        assert f"first result after {said}, " in text
 
 
 def test_half_a_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
