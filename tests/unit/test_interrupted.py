@@ -1,6 +1,7 @@
 """Ctrl-C, a signal handler or another thread, just between two steps of a map, of a cached pool, of a pool's start."""
 
 import gc
+import inspect
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,9 @@ from tests.conformance.columns import FORKING
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import pool as pools
 from unirun.maps.batches import Batches
+from unirun.maps.executor import BatchingExecutor
 from unirun.maps.pulling import Pulling
+from unirun.maps.sending import Sending
 
 PIPES = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no worker processes over pipes here")
 pytestmark = FORKING
@@ -352,6 +355,72 @@ def test_tasks_do_not_follow_one_another_for_ever(monkeypatch: pytest.MonkeyPatc
     go_on.set()
     time.sleep(0.3)
     assert len(begun) <= 5
+
+
+def interrupting(function: Callable[..., Any], text: str) -> tuple[Callable[..., Any], list[bool]]:
+    """Return a tracing function that lets Ctrl-C come once, before a line of a function; and whether it has."""
+    lines, first = inspect.getsourcelines(function)
+    (line,) = [first + number for number, each in enumerate(lines) if text in each]
+    came: list[bool] = []
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line" and frame.f_lineno == line and not came:
+            came.append(True)
+            raise KeyboardInterrupt
+        return interrupt
+
+    return lambda frame, event, argument: interrupt if frame.f_code is function.__code__ else None, came
+
+
+@pytest.mark.parametrize("step", ["self._open.add(batch)", "self._sent[batch.start] = batch", "return batch"])
+def test_a_batch_is_cut(step: str) -> None:
+    """Whoever reads then hears of it."""
+    trace, came = interrupting(Sending._cut, step)
+    executor = opened()
+    executor.submit(square, 1).result(PATIENCE)
+    results = executor.map(nap, range(20))
+    traced = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(square, 2)
+    finally:
+        sys.settrace(traced)
+    assert came
+    with pytest.raises(KeyboardInterrupt):
+        in_time(lambda: list(results))
+    in_time(executor.shutdown)
+
+
+@pytest.mark.parametrize(
+    ("function", "step"),
+    [
+        (Sending._settle, "if ended is not None and"),
+        (Sending._settle, "exits.discard(self)"),
+        (BatchingExecutor._unirun_map_ended, "maps.remove(ended)"),
+        (BatchingExecutor._unirun_map_ended, "if self._unirun_deferred"),
+    ],
+)
+def test_a_map_ends(function: Callable[..., Any], step: str) -> None:
+    """The executor can be shut down then without waiting."""
+    trace, came = interrupting(function, step)
+    executor = opened()
+    executor.submit(square, 1).result(PATIENCE)
+    results: Any = unirun.map(executor, square, range(10), buffersize=2)
+    assert next(results) == 0
+    (sending,) = executor._unirun_maps
+    until(lambda: not sending._open)
+    traced = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            results.close()
+    finally:
+        sys.settrace(traced)
+    assert came
+    executor.shutdown(wait=False)
+    assert executor._unirun_closed
+    assert not executor._unirun_maps
 
 
 @pytest.mark.skipif(sys.implementation.name == "pypy", reason="its own conditions are taken in one step")

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from unirun.backends import batch
 from unirun.backends.pipes.arena import Arena
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
+from unirun.maps.executor import BatchingExecutor
 from unirun.maps.sending import Sending
 from unirun.maps.source import Source as Taken
 
@@ -618,6 +619,124 @@ def test_shut_down_by_another_thread_while_items_are_taken(
         items = [0, 1, 2, 3, 4, 5]
         assert list(unirun.map(executor, nap_long, source(items))) == items
         ender.join(PATIENCE)
+
+
+def test_shut_down_by_another_thread_before_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has found no maps, and marks the pool only then: nothing of a map runs, or all."""
+    own, looked, go_on = BatchingExecutor._unirun_own_maps, threading.Event(), threading.Event()
+
+    def late(executor: Any) -> Any:
+        maps = own(executor)
+        if threading.current_thread() is ender:
+            looked.set()
+            assert go_on.wait(PATIENCE)
+        return maps
+
+    class Opening(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            ender.start()
+            assert looked.wait(PATIENCE)
+            return super().__iter__()
+
+    with Run(flavor="processes", max_workers=2, config=RuntimeConfig(ladder=("threads",))) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+        ender = threading.Thread(target=executor.shutdown)
+        monkeypatch.setattr(BatchingExecutor, "_unirun_own_maps", late)
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.map(square, Opening(range(50)))
+        go_on.set()
+        ender.join(PATIENCE)
+        assert not executor._unirun_maps  # type: ignore[union-attr]
+
+
+def test_shut_down_by_another_thread_while_an_iterable_fails() -> None:
+    """It does not read on: the call has raised what was wrong."""
+    waits = threading.Event()
+
+    class Failing:
+        def __init__(self) -> None:
+            self.taken: list[int] = []
+
+        def __len__(self) -> int:
+            return 6
+
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            self.taken.append(len(self.taken))
+            if len(self.taken) == 3:
+                ender.start()
+                until(waits.is_set, "the other thread")
+                time.sleep(0.2)
+                raise LookupError("the third one")
+            if len(self.taken) > 6:
+                raise StopIteration
+            return self.taken[-1]
+
+    with Run(flavor="processes", max_workers=2, config=RuntimeConfig(ladder=("threads",))) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+
+        def end_it() -> None:
+            waits.set()
+            executor.shutdown()
+            ended.append(True)
+
+        ended: list[bool] = []
+        ender, items = threading.Thread(target=end_it), Failing()
+        with pytest.raises(LookupError):
+            executor.map(square, items)
+        ender.join(PATIENCE)
+        assert ended
+        assert items.taken == [0, 1, 2]
+
+
+def test_cancelled_by_another_thread_once_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call returns an iterator as ever, which raises it."""
+    take_all = Batches._take_all
+
+    def cancel(batches: Batches) -> None:
+        take_all(batches)
+        monkeypatch.undo()
+        executor.shutdown(cancel_futures=True)
+
+    with Run(flavor="processes", max_workers=2, config=RuntimeConfig(ladder=("threads",))) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+        monkeypatch.setattr(Batches, "_take_all", cancel)
+        results = executor.map(nap, range(10_000))
+        with pytest.raises(CancelledError):
+            list(results)
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy lets go of nothing but by its collector")
+@pytest.mark.parametrize("steps", range(12))
+def test_the_last_result_comes_while_the_others_are_dropped(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two steps of telling the pool."""
+    passed: list[Any] = []
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_name != "soon" or frame.f_globals["__name__"] != BatchingExecutor.__module__:
+            return None
+        frame.f_trace_opcodes = True
+        passed.append(event)
+        if len(passed) == steps + 1:
+            until(lambda: not executor._unirun_maps, "the end of the map")  # type: ignore[union-attr]
+        return trace
+
+    failed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    with Run(flavor="processes", max_workers=1, config=RuntimeConfig(ladder=("threads",))) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+        results = unirun.map(executor, nap_long, range(2))
+        assert next(results) == 0
+        traced = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            del results
+        finally:
+            sys.settrace(traced)
+    assert passed
+    assert failed == []
 
 
 def test_shut_down_by_another_thread_after_the_last_item(monkeypatch: pytest.MonkeyPatch) -> None:

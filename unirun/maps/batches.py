@@ -37,7 +37,7 @@ class Batches(Sending):
             that fits the batches. ``None``: all are taken at once.
         timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
         paces: How long an item of the newest maps took, by function; kept by the executor.
-        ended: Called once, when everything is done or given up, in any thread.
+        ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
         soon: Does something where no lock of the executor's is held.
     """
 
@@ -85,10 +85,11 @@ class Batches(Sending):
                 self._take_all()
             else:
                 self._take_some()
-            if self._error is not None:
-                if self._short and isinstance(self._error, CancelledError):  # by who shut the pool down meanwhile
+            if isinstance(error := self._error, CancelledError):  # by who shut the pool down meanwhile
+                if self._short:
                     raise RuntimeError("cannot schedule new futures after shutdown")
-                raise self._error
+            elif error is not None:
+                raise error
         finally:
             self._read = self._read or at_once
             self._pump()

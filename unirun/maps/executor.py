@@ -38,7 +38,7 @@ class BatchingExecutor(ManagedExecutor):
 
     #: The calls of ``map`` that have something left to submit or to hear of. Changed by single calls, which are atomic.
     _unirun_maps = ()  # type: ignore[assignment]  # in a program's subclass that does not call our constructor
-    #: Nothing more is accepted, but there are such calls.
+    #: Nothing more is accepted, though there may be such calls.
     _unirun_ending = False
     #: The last of them shuts the pool down.
     _unirun_deferred = False
@@ -55,8 +55,8 @@ class BatchingExecutor(ManagedExecutor):
     submit.__doc__ = Executor.submit.__doc__
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._unirun_ending = True  # before the look: a map that this does not see will see the mark
         if maps := self._unirun_own_maps():
-            self._unirun_ending = True
             if cancel_futures:
                 for each in maps:
                     each.cancel()
@@ -113,7 +113,7 @@ class BatchingExecutor(ManagedExecutor):
         from unirun.maps.batches import Batches  # by its name: workers find its functions so, if it was loaded again
 
         if self._unirun_ending:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise self._unirun_refusal()
         for each in self._unirun_own_maps():
             if not each.goes_on_alone() and self._max_workers == 1:  # then the order in which tasks begin can be seen
                 each.flush()
@@ -122,6 +122,16 @@ class BatchingExecutor(ManagedExecutor):
         remember = partial(memo_for, fn, inert(iterables), window)
         # Emptied when all is done: the executor is not held then by whoever holds the results.
         held: list[Any] = [self]
+
+        def over(ended: Batches) -> None:
+            if mine := held[:1]:
+                mine[0]._unirun_map_ended(memos, maps, ended)
+                held.clear()  # at last: with Ctrl-C it is called again
+
+        def soon(step: Callable[[], object]) -> None:
+            mine = held[:1]  # one step: it may be over just now
+            mine[0]._unirun_soon(step) if mine else step()
+
         sending = Batches(
             lambda fn, *args: held[0]._unirun_send_batch(memos, remember, fn, *args),
             fn,
@@ -131,14 +141,17 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
-            ended=lambda ended: held.pop()._unirun_map_ended(memos, maps, ended),
-            soon=lambda step: held[0]._unirun_soon(step) if held else step(),
+            ended=over,
+            soon=soon,
         )
         maps.append(sending)
+        if self._unirun_ending:  # since the look above, by who may have looked for maps before this one was there
+            sending.cancel()
+            raise self._unirun_refusal()
         results = sending.begin()
         if _FREE and held and self._unirun_lower is None:  # once the pool has its threads: there may be few
             _elsewhere(lambda: held.append(self))
-            del held[0]  # if all is done meanwhile, that took the other one
+            del held[:1]
         return results
 
     def _unirun_send_batch(
@@ -176,9 +189,20 @@ class BatchingExecutor(ManagedExecutor):
     def _unirun_map_ended(self, memos: list[Memo], maps: list[Batches], ended: Batches) -> None:
         for memo in memos:
             memo.close()
-        maps.remove(ended)
+        try:
+            maps.remove(ended)
+        except ValueError:
+            pass  # this is the second time, after Ctrl-C
         if self._unirun_deferred and not self._unirun_maps and not self._unirun_stdlib_broke():
             super().shutdown(wait=False)
+
+    def _unirun_refusal(self) -> RuntimeError:
+        """Return what the stdlib's pool raises once it is shut down."""
+        if why := getattr(self, "_broken", False):
+            from unirun.backends.processes import BrokenProcessPool
+
+            return BrokenProcessPool(why)
+        return RuntimeError("cannot schedule new futures after shutdown")
 
     def _unirun_in_own_thread(self) -> bool:
         """Tell whether the caller is a thread of this pool's, which must not wait for it."""

@@ -39,7 +39,7 @@ class Sending:
         window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
             that fits the batches. ``None``: all are taken at once.
         paces: How long an item of the newest maps took, by function; kept by the executor.
-        ended: Called once, when everything is done or given up, in any thread.
+        ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
     """
 
     def __init__(
@@ -133,18 +133,23 @@ class Sending:
     def _settle(self) -> None:
         """Tell the executor, once, if all is done or given up."""
         self._gone.clear()
-        with self._lock:
-            if not self._over:
-                return
-            ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
-            if ended is not None and self._pace.known:
-                self._paces.pop(self._fn, None)
-                self._paces[self._fn] = self._pace.average
-                for old in list(self._paces)[:-_FUNCTIONS]:  # other maps may be here too: single steps
-                    self._paces.pop(old, None)
-        exits.discard(self)
-        if ended is not None:
-            ended(self)
+        ended = None
+        try:
+            with self._lock:
+                if not self._over:
+                    return
+                ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
+                if ended is not None and self._pace.known:
+                    self._paces.pop(self._fn, None)
+                    self._paces[self._fn] = self._pace.average
+                    for old in list(self._paces)[:-_FUNCTIONS]:  # other maps may be here too: single steps
+                        self._paces.pop(old, None)
+            exits.discard(self)
+            if ended is not None:
+                ended(self)
+        except BaseException:  # Ctrl-C: the executor is still to be told, by the next one here
+            self._ended = self._ended or ended
+            raise
 
     def _pump(self) -> None:
         """Send what is to be sent now. Also called when a batch is done, in whatever thread that happens."""
@@ -195,8 +200,8 @@ class Sending:
         if self._closed or not self._unsent or (wait and not self._flushing):
             return None
         batch = self._unsent.cut(self._wanted(len(self._unsent)))
+        self._open.add(batch)  # first: what is in here and has no future is given up after Ctrl-C
         self._sent[batch.start] = batch
-        self._open.add(batch)
         return batch
 
     def _ahead(self) -> int:

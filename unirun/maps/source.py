@@ -87,8 +87,11 @@ class Source:
             try:
                 for item in itertools.islice(self._items, count):  # not `list`, which would lose them if one raises
                     items.append(item)  # noqa: PERF402
-            except Exception as error:
-                if failed is None:
+            except BaseException as error:
+                if failed is None:  # the call raises it: whoever shuts the pool down meanwhile must not read on
+                    self._ended = True
+                    raise
+                if not isinstance(error, Exception):
                     raise
                 failed(error)  # before anybody else can take this for the end
             finally:
