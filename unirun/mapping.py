@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 from operator import index
 from typing import Any, ParamSpec, TypeVar, overload
@@ -123,7 +124,7 @@ def map(
     else:
         size = 1
     batches = Batches(
-        pool.submit if given else partial(leases.submit, "auto", "map", caller()),
+        partial(_submit_unless_broken, pool) if given else partial(leases.submit, "auto", "map", caller()),
         fn,
         tuple(iterables),
         workers=_workers(pool),
@@ -191,6 +192,22 @@ def _check_seconds(timeout: Any) -> None:
 
 def _was_reset(before: int) -> bool:
     return leases.resets() != before
+
+
+def _submit_unless_broken(pool: Any, fn: Any, /, *args: Any) -> Future[Any]:
+    """Submit to a pool that was given; raise what that raises, but do not ask it, if it is the stdlib's and broken.
+
+    It may be failing its futures just now, whose callbacks submit what follows: with the lock held that its ``submit``
+    needs.
+    """
+    own = getattr(pool, "_executor", pool)  # of one that is borrowed
+    if getattr(own, "_unirun_lower", None) is None and isinstance(why := getattr(own, "_broken", None), str):
+        if isinstance(own, ThreadPoolExecutor):
+            raise getattr(own, "BROKEN", BrokenThreadPool)(why)
+        from concurrent.futures.process import BrokenProcessPool
+
+        raise BrokenProcessPool(why)
+    return pool.submit(fn, *args)  # type: ignore[no-any-return]
 
 
 def _workers(pool: Any) -> int:

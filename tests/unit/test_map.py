@@ -7,14 +7,16 @@ import multiprocessing
 import os
 import queue
 import random
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -818,6 +820,59 @@ def test_shut_down_by_another_thread_at_the_call() -> None:
     finally:
         sys.setswitchinterval(before)
     assert done, "the pool was always shut down before the call"
+
+
+class Own(compat.ProcessPoolExecutor):
+    """Is to see each item."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(fn, *args, **kwargs)
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def wrong() -> None:
+    time.sleep(0.2)
+    raise LookupError("no")
+
+
+@pytest.mark.parametrize("kind", ["stdlib", "own", "borrowed", "threads"])
+def test_a_pool_that_breaks_with_items_unsent(kind: str) -> None:
+    """From 3.13 on the stdlib's fails its futures with the lock held that `submit` needs; pools of threads always."""
+    context = multiprocessing.get_context("fork")
+    pool: Any
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that the tests have threads
+        if kind == "threads":
+            pool, fn = ThreadPoolExecutor(1, initializer=wrong), square
+        else:
+            pool, fn = (Own if kind == "own" else ProcessPoolExecutor)(2, context), die_at_three
+        pool = Run(executor=pool).__enter__() if kind == "borrowed" else pool
+        results = unirun.map(pool, fn, range(200))
+        other = None if kind == "threads" else pool.submit(time.sleep, 60)
+        with pytest.raises(BrokenExecutor):
+            list(results)
+    if other is not None:
+        with pytest.raises(BrokenExecutor):
+            other.result(PATIENCE)
+    ender = threading.Thread(target=pool.shutdown, daemon=True)
+    ender.start()
+    ender.join(PATIENCE)
+    assert not ender.is_alive()
+
+
+def test_another_task_is_submitted_as_a_worker_has_died() -> None:
+    """By a callback, which the stdlib's pool may call with its lock held: a new one gets the task."""
+    configure(ladder=("processes",), force_process=True, max_workers=2, start_method="fork")
+    heard: Future[Any] = Future()
+    unirun.submit(square, 1).result(PATIENCE)
+    unirun.submit(die_at_three, 3).add_done_callback(lambda _: heard.set_result(unirun.submit(square, 7)))
+    assert heard.result(PATIENCE).result(PATIENCE) == 49
 
 
 @pytest.mark.parametrize("kind", [bytes, str, bytearray])
