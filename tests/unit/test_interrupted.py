@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -357,8 +358,9 @@ def test_tasks_do_not_follow_one_another_for_ever(monkeypatch: pytest.MonkeyPatc
     assert len(begun) <= 5
 
 
-def interrupting(function: Callable[..., Any], text: str) -> tuple[Callable[..., Any], list[bool]]:
-    """Return a tracing function that lets Ctrl-C come once, before a line of a function; and whether it has."""
+@contextmanager
+def interrupted_before(function: Callable[..., Any], text: str) -> Iterator[None]:
+    """Let Ctrl-C come once, before a line of a function; it must come, and out of the block."""
     lines, first = inspect.getsourcelines(function)
     (line,) = [first + number for number, each in enumerate(lines) if text in each]
     came: list[bool] = []
@@ -369,24 +371,24 @@ def interrupting(function: Callable[..., Any], text: str) -> tuple[Callable[...,
             raise KeyboardInterrupt
         return interrupt
 
-    return lambda frame, event, argument: interrupt if frame.f_code is function.__code__ else None, came
+    traced = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: interrupt if frame.f_code is function.__code__ else None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        sys.settrace(traced)
+    assert came
 
 
 @pytest.mark.parametrize("step", ["self._open.add(batch)", "self._sent[batch.start] = batch", "return batch"])
 def test_a_batch_is_cut(step: str) -> None:
     """Whoever reads then hears of it."""
-    trace, came = interrupting(Sending._cut, step)
     executor = opened()
     executor.submit(square, 1).result(PATIENCE)
     results = executor.map(nap, range(20))
-    traced = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            executor.submit(square, 2)
-    finally:
-        sys.settrace(traced)
-    assert came
+    with interrupted_before(Sending._cut, step):
+        executor.submit(square, 2)
     with pytest.raises(KeyboardInterrupt):
         in_time(lambda: list(results))
     in_time(executor.shutdown)
@@ -403,21 +405,14 @@ def test_a_batch_is_cut(step: str) -> None:
 )
 def test_a_map_ends(function: Callable[..., Any], step: str) -> None:
     """The executor can be shut down then without waiting."""
-    trace, came = interrupting(function, step)
     executor = opened()
     executor.submit(square, 1).result(PATIENCE)
     results: Any = unirun.map(executor, square, range(10), buffersize=2)
     assert next(results) == 0
     (sending,) = executor._unirun_maps
     until(lambda: not sending._open)
-    traced = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            results.close()
-    finally:
-        sys.settrace(traced)
-    assert came
+    with interrupted_before(function, step):
+        results.close()
     executor.shutdown(wait=False)
     assert executor._unirun_closed
     assert not executor._unirun_maps
