@@ -843,7 +843,7 @@ def wrong() -> None:
 
 @pytest.mark.parametrize("kind", ["stdlib", "own", "borrowed", "threads"])
 def test_a_pool_that_breaks_with_items_unsent(kind: str) -> None:
-    """From 3.13 on the stdlib's fails its futures with the lock held that `submit` needs; pools of threads always."""
+    """From 3.12 on the stdlib's fails its futures with the lock held that `submit` needs; pools of threads always."""
     context = multiprocessing.get_context("fork")
     pool: Any
     with warnings.catch_warnings():
