@@ -199,10 +199,6 @@ def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeC
     """Return the cached pool, a new one if there is none. The caller holds the lock."""
     key = (flavor, config)
     entry = _leases.get(key)
-    if entry is not None and entry.pool._unirun_lower is None and getattr(entry.pool, "_broken", False):
-        # The stdlib's own ends by itself. It may be failing its futures just now, with the lock held that `shutdown`
-        # and `submit` need; and the caller may be a callback of one of these.
-        entry = None
     if entry is not None and _is_stale(entry):
         entry.pool.shutdown(wait=False)
         entry = None

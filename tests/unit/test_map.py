@@ -866,15 +866,6 @@ def test_a_pool_that_breaks_with_items_unsent(kind: str) -> None:
     assert not ender.is_alive()
 
 
-def test_another_task_is_submitted_as_a_worker_has_died() -> None:
-    """By a callback, which the stdlib's pool may call with its lock held: a new one gets the task."""
-    configure(ladder=("processes",), force_process=True, max_workers=2, start_method="fork")
-    heard: Future[Any] = Future()
-    unirun.submit(square, 1).result(PATIENCE)
-    unirun.submit(die_at_three, 3).add_done_callback(lambda _: heard.set_result(unirun.submit(square, 7)))
-    assert heard.result(PATIENCE).result(PATIENCE) == 49
-
-
 @pytest.mark.parametrize("kind", [bytes, str, bytearray])
 def test_large_results_are_not_gathered(kind: Any) -> None:
     """In memory that grows with their number, although the items take next to no time."""
