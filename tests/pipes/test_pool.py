@@ -210,6 +210,24 @@ def test_a_task_that_waits_for_a_refused_worker_gets_it_when_there_is_room(
         assert [each.result(PATIENCE) for each in waiting] == ["open"] * 3
 
 
+def test_a_task_that_comes_while_a_refused_worker_is_to_be_tried_again(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waited when it came, so nobody waited for the next attempt; the other task waits for this one."""
+    full, gate = Full(monkeypatch), tmp_path / "gate"
+    monkeypatch.setattr(places, "_FIRST", 1.0)
+    with opened(method, workers=2) as pool:
+        list(pool.map(jobs.sleep, [0.1] * 4))
+        os.kill(pool.submit(jobs.pid).result(PATIENCE), signal.SIGKILL)
+        until(lambda: len(pool.processes) == 1, "one worker is left")
+        full.refusals = 1
+        pool.submit(jobs.sleep, 0.2)
+        held = pool.submit(jobs.hold, str(gate))  # the one for which there was no room
+        until(held.running, "the second task")
+        assert full.refused == 1
+        assert pool.submit(jobs.note, str(gate), "open").result(PATIENCE) == "open"
+
+
 def test_what_is_cancelled_while_the_last_worker_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Full(monkeypatch)
     monkeypatch.setattr(places, "_ATTEMPTS", (30.0,))

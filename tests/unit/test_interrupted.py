@@ -21,6 +21,8 @@ import unirun
 from tests.conformance.columns import FORKING
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import pool as pools
+from unirun.backends.pipes.bell import Bell
+from unirun.backends.pipes.dispatch import Dispatch
 from unirun.maps.batches import Batches
 from unirun.maps.executor import BatchingExecutor
 from unirun.maps.pulling import Pulling
@@ -483,6 +485,26 @@ def test_a_cached_pool_becomes_idle(monkeypatch: pytest.MonkeyPatch) -> None:
         unirun.submit(square, 2)
     assert unirun.submit(square, 3).result(PATIENCE) == 9
     until(lambda: not leases.cached())
+
+
+@PIPES
+@pytest.mark.parametrize(
+    ("function", "step"),
+    [
+        (Dispatch.submit, "ring = worker.writing"),
+        (Dispatch.release, "if worker.claimed is owner"),
+        (Bell.ring, "if self._writer.closed"),
+    ],
+)
+def test_a_task_is_half_written(function: Callable[..., Any], step: str) -> None:
+    """The pool's thread writes the rest: the worker waits for it, and what comes next waits for the worker."""
+    executor = opened("pipes")
+    executor.submit(square, 1).result(PATIENCE)
+    until(lambda: executor._unirun_lower._manager.dispatch._idle)
+    with interrupted_before(function, step):
+        executor.submit(len, bytes(3_000_000))
+    assert executor.submit(square, 2).result(PATIENCE) == 4
+    in_time(executor.shutdown)
 
 
 # Of the start of a pool over pipes.

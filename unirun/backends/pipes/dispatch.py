@@ -68,6 +68,7 @@ class Dispatch:
     def submit(self, task: Task) -> None:
         """Queue a task; give it to an idle worker, if there is one."""
         worker: Handle | None = None
+        ring = True  # with Ctrl-C too: what is half written is written on by the manager
         try:
             with self.lock:
                 first, self._unused = self._unused, False
@@ -79,22 +80,23 @@ class Dispatch:
                     worker = self._idle[-1]
                     worker.claimed = task
                     self._idle.pop()
-                ring = worker is None and (self._goes_on() or not self._all_started())
+                # Not only where a worker may be started now: with nothing queued nobody waits for the next attempt.
+                ring = worker is not None or self._goes_on() or len(self.workers) < self.places.most
             if early:
                 resolve(task.future, error=BrokenProcessPool(self.broken))
-                return
-            if worker is not None:
+            elif worker is not None:
                 self._feed(worker, task)
                 ring = worker.writing or self._terms.task_timeout is not None
         finally:
-            if worker is not None:
-                try:
+            try:
+                if worker is not None:
                     self.release(worker, task)
-                except BaseException:  # Ctrl-C, which must not leave a worker claimed for ever
-                    self.release(worker, task)
-                    raise
-        if ring:
-            self._bell.ring()
+                if ring:
+                    self._bell.ring()
+            except BaseException:  # Ctrl-C, which must not leave a worker claimed for ever, or nobody told
+                self.release(worker, task) if worker is not None else None
+                self._bell.ring()
+                raise
 
     def _check_usable(self) -> None:
         if self.broken is not None:
@@ -183,8 +185,7 @@ class Dispatch:
             if sending:  # how much was written is not known
                 worker.kill()
             with self.lock:
-                unsent = dict.fromkeys(task for task, _ in given)
-                unsent |= dict.fromkeys(taken)  # of which the first may be among the others, likewise
+                unsent = dict.fromkeys((*(task for task, _ in given), *taken))  # the first of these may be among those
                 self._packer.let_go([own] if own in unsent else [])
                 self._requeue([task for task in unsent if task is not own])
             self._bell.ring()
