@@ -63,10 +63,12 @@ class _Lease:
         self.birth = birth  # of worker processes
 
 
-# Guards _leases, _resets, the counts in them and _reaper; notified when the reaper has to look again.
+# Guards _leases, _broken, _resets, the counts in them and _reaper; notified when the reaper has to look again.
 _lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
 _changed = threading.Condition(_lock)
 _leases: dict[_Key, _Lease] = {}
+# Pools that were found broken by their own threads, for the reaper to end.
+_broken: list[ManagedExecutor] = []
 _resets = 0
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
 _reaper: threading.Thread | None = None
@@ -103,19 +105,24 @@ def _submit(
     flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig, fn: Any, args: Any, kwargs: Any
 ) -> Future[Any]:
     while True:
-        key, entry = _take(flavor, origin, site, config)
-        lease = [entry]
+        lease: list[_Lease] = []
         try:
+            entry = _find(flavor, origin, site, config, lease)
+            if (broken := entry.pool._unirun_own_error()) is not None:
+                raise broken  # and is not asked: this may be its own thread
             future = entry.pool.submit(fn, *args, **kwargs)
         except BaseException as error:
+            if not lease:
+                raise  # it could not be opened
+            (entry,) = lease
             _give_back(lease)
             if not isinstance(error, BrokenExecutor if not entry.pool._unirun_closed else Exception):
                 if isinstance(error, DowngradeError):  # what it was refused may be granted to the next one
-                    _drop(key, entry)
+                    _drop((flavor, config), entry)
                 raise
             # An earlier task crashed it, or reset() came between. It took nothing of this task, which goes to a new
             # one.
-            _drop(key, entry)
+            _drop((flavor, config), entry)
             continue
         try:
             with _lock:
@@ -132,8 +139,7 @@ def find(flavor: str, origin: str, site: Site | None) -> ManagedExecutor:
 
     For questions about it. It may be ended at any time by whoever has leased it: tasks go through ``submit``.
     """
-    with _lock:
-        return _find(flavor, origin, site, settings.resolve())[1].pool
+    return _find(flavor, origin, site, settings.resolve()).pool
 
 
 def start(flavor: str, origin: str, site: Site | None, task: Callable[[], Any]) -> Future[Any] | None:
@@ -149,13 +155,15 @@ def start(flavor: str, origin: str, site: Site | None, task: Callable[[], Any]) 
         A future that is done when the pool is up, or could not be started: then ``submit`` says why. ``None`` where
         there is nothing to wait for.
     """
+    entry = _find(flavor, origin, site, settings.resolve())
+    if not starts_slowly(entry.pool):
+        return None
+    mine: Future[Any] = Future()
     with _lock:
-        _, entry = _find(flavor, origin, site, settings.resolve())
-        if not starts_slowly(entry.pool):
-            return None
-        if entry.starting is None:
-            entry.starting = off_loop(partial(entry.pool.submit, nothing, Next(task)))
-        return entry.starting
+        starting = entry.starting = entry.starting or mine
+    if starting is mine:  # not with the lock held: where there are no threads, it is done here
+        off_loop(partial(entry.pool.submit, nothing, Next(task)), mine)
+    return starting
 
 
 def reset() -> None:
@@ -167,13 +175,20 @@ def reset() -> None:
     global _resets
     with _lock:
         _resets += 1
-        entries = list(_leases.values())
+        pools = [entry.pool for entry in _leases.values()]
+        futures = [future for entry in _leases.values() for future in entry.futures]
+        pools += _broken
         _leases.clear()
+        _broken.clear()
         _changed.notify_all()
     try:
         with ExitStack() as stack:  # each of them, also when one fails, as it does inside of a task of its own
-            for entry in entries:
-                stack.callback(entry.pool.shutdown, wait=True, cancel_futures=True)
+            for pool in pools:
+                stack.callback(
+                    _end if _fails_here(pool) else partial(ManagedExecutor.shutdown, cancel_futures=True), pool
+                )
+            for future in reversed(futures):  # before any pool is waited for, and first what would begin last
+                stack.callback(future.cancel)
             if "unirun.backends.pipes.shelf" in sys.modules:  # else there are none
                 from unirun.backends.pipes import shelf
 
@@ -188,26 +203,34 @@ def cached() -> int:
     return len(_leases)
 
 
-def _take(flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig) -> tuple[_Key, _Lease]:
-    with _lock:
-        key, entry = _find(flavor, origin, site, config)
-        entry.users += 1
-        return key, entry
+def _find(
+    flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig, lease: list[_Lease] | None = None
+) -> _Lease:
+    """Return the cached pool, a new one if there is none; with ``lease``, which is given it as well, it is in use.
 
-
-def _find(flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig) -> tuple[_Key, _Lease]:
-    """Return the cached pool, a new one if there is none. The caller holds the lock."""
+    Whatever may run code of the user's, or wait, is done without the lock: to tell what excludes a rung, to end a pool.
+    """
     key = (flavor, config)
-    entry = _leases.get(key)
-    if entry is not None and _is_stale(entry):
-        entry.pool.shutdown(wait=False)
-        entry = None
-    if entry is None:
+    opening: Opening | None = None
+    while True:
+        stale: list[_Lease] = []
+        with _lock:
+            entry = _leases.get(key)
+            if entry is not None and _is_stale(entry):
+                stale.append(_leases.pop(key))
+                entry = None
+            if entry is None and opening is not None:
+                method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
+                birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
+                entry = _leases[key] = _Lease(open_pool(opening), birth)
+            if entry is not None and lease is not None:
+                entry.users += 1
+                lease.append(entry)
+        for each in stale:
+            _end(each.pool)
+        if entry is not None:
+            return entry
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
-        method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
-        birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
-        entry = _leases[key] = _Lease(open_pool(opening), birth)
-    return key, entry
 
 
 def _is_stale(entry: _Lease) -> bool:
@@ -227,7 +250,7 @@ def _is_stale(entry: _Lease) -> bool:
 
 
 def _give_back(lease: list[_Lease], future: Future[Any] | None = None) -> None:
-    """End what ``_take`` began; once, however often it is called."""
+    """End the use that ``_find`` began; once, however often it is called."""
     with _lock:
         if not lease:
             return
@@ -247,7 +270,28 @@ def _drop(key: _Key, entry: _Lease) -> None:
     with _lock:
         if _leases.get(key) is entry:
             del _leases[key]
-    entry.pool.shutdown(wait=False)
+    _end(entry.pool)
+
+
+def _end(pool: ManagedExecutor) -> None:
+    """Let a pool end that is not cached any more."""
+    if not _fails_here(pool):
+        pool.shutdown(wait=False)
+        return
+    with _lock:
+        _broken.append(pool)
+        _ensure_reaper()
+        _changed.notify_all()
+
+
+def _fails_here(pool: ManagedExecutor) -> bool:
+    """Tell whether the stdlib's pool is broken, and this is its own thread.
+
+    That fails the futures with the lock held that shutdown needs, and so does, on 3.12 and 3.13, the end of a pool that
+    nobody holds any more. See ``terminate_broken`` and ``weakref_cb`` in the stdlib's ``concurrent.futures.process``.
+    """
+    own = getattr(pool, "_executor_manager_thread", None)
+    return own is threading.current_thread() and pool._unirun_own_error() is not None
 
 
 def _ensure_reaper() -> None:
@@ -265,30 +309,30 @@ def _ensure_reaper() -> None:
 def _reap() -> None:
     global _reaper
     while True:
-        ended: list[_Lease] = []
         with _lock:
             now = clock.now()
             idle = sorted(((key, e.idle_since) for key, e in _leases.items() if e.users == 0), key=lambda it: it[1])
             due = [(since + IDLE_SECONDS, key) for key, since in idle[-_IDLE_POOLS:]]
             due += [(since + _SURPLUS_SECONDS, key) for key, since in idle[:-_IDLE_POOLS]]
-            ended += [_leases.pop(key) for end, key in due if end <= now]
+            ended = [_leases.pop(key).pool for end, key in due if end <= now] + _broken
+            _broken.clear()
             if not _leases and not ended:
                 _reaper = None
                 return
             if not ended:
                 _changed.wait(min((end - now for end, _ in due), default=IDLE_SECONDS))
-        for entry in ended:
-            entry.pool.shutdown(wait=True)
+        for pool in ended:
+            pool.shutdown(wait=True)
 
 
 def _forget_in_child() -> None:
-    global _lock, _changed, _leases, _reaper
+    global _lock, _changed, _leases, _broken, _reaper
     # Kept alive for good: collecting a pool would write into the pipes that its parent reads.
-    _inherited.append(_leases)
+    _inherited.append((_leases, _broken))
     _lock = threading.RLock()
-    _changed, _leases, _reaper = threading.Condition(_lock), {}, None
+    _changed, _leases, _broken, _reaper = threading.Condition(_lock), {}, [], None
 
 
-_inherited: list[dict[_Key, _Lease]] = []
+_inherited: list[object] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)

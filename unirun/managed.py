@@ -25,7 +25,7 @@ from unirun.refusal import Refused
 TYPE_CHECKING = False  # programs under the hook load this module with `concurrent.futures`; typing alone takes longer
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
+    from concurrent.futures import BrokenExecutor, Future
     from typing import Any, ParamSpec, TypeVar
 
     from unirun.backends.lowered import Semantics
@@ -218,6 +218,16 @@ class ManagedExecutor(_Base):
             pool.shutdown(wait=False)
 
     _unirun_short = None
+
+    def _unirun_own_error(self) -> BrokenExecutor | None:
+        """Return the error of the stdlib's pool, where that serves and is broken.
+
+        For who may be a callback of its futures: it fails these with the lock held that its ``submit`` and ``shutdown``
+        need.
+        """
+        # Not while it is being started: then its end is a refusal, and a lower rung may serve.
+        why = self._unirun_proven and getattr(self, "_broken", False)
+        return self._unirun_semantics().broken(why) if why else None
 
     def _unirun_stdlib_workers(self) -> int:
         """Return the stdlib's default number of workers."""

@@ -11,6 +11,7 @@ from unirun import leases
 from unirun.backends.chunks import cut, run_chunk
 from unirun.caller import caller
 from unirun.host import usable_cpus
+from unirun.managed import ManagedExecutor
 from unirun.maps.batches import Batches
 from unirun.maps.executor import BatchingExecutor
 from unirun.maps.pulling import Pulling
@@ -201,12 +202,18 @@ def _submit_unless_broken(pool: Any, fn: Any, /, *args: Any) -> Future[Any]:
     needs.
     """
     own = getattr(pool, "_executor", pool)  # of one that is borrowed
-    if getattr(own, "_unirun_lower", None) is None and isinstance(why := getattr(own, "_broken", None), str):
+    error: BaseException | None = None
+    if isinstance(own, ManagedExecutor) and own._unirun_managed:
+        error = own._unirun_own_error()
+    elif isinstance(why := getattr(own, "_broken", None), str):
         if isinstance(own, ThreadPoolExecutor):
-            raise getattr(own, "BROKEN", BrokenThreadPool)(why)
-        from concurrent.futures.process import BrokenProcessPool
+            error = getattr(own, "BROKEN", BrokenThreadPool)(why)
+        else:
+            from concurrent.futures.process import BrokenProcessPool
 
-        raise BrokenProcessPool(why)
+            error = BrokenProcessPool(why)
+    if error is not None:
+        raise error
     return pool.submit(fn, *args)  # type: ignore[no-any-return]
 
 

@@ -12,19 +12,24 @@ __all__ = ["off_loop", "patiently"]
 T = TypeVar("T")
 
 
-def off_loop(call: Callable[[], T]) -> "Future[T]":
+def off_loop(call: Callable[[], T], future: "Future[T] | None" = None) -> "Future[T]":
     """Start ``call()`` on a thread that ends with it, and return its future, which cannot be cancelled.
 
     Not on the loop's default executor: a pool that cannot start one more thread raises and yet runs the call later.
     Where no thread can be started, the call has been made when this returns.
-    """
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
 
+    Args:
+        call: What may block.
+        future: The future to be used, for which others may wait already.
+    """
+    if future is None:
+        future = Future()
+    future.set_running_or_notify_cancel()
     try:
         threading.Thread(target=_run, args=(future, call), name="unirun-off-loop").start()
     except RuntimeError as error:
         if not is_refusal("start", error):
+            future.set_exception(error)
             raise
         _run(future, call)
     return future

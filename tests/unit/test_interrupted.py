@@ -1,7 +1,6 @@
 """Ctrl-C, a signal handler or another thread, just between two steps of a map, of a cached pool, of a pool's start."""
 
 import gc
-import inspect
 import multiprocessing
 import os
 import signal
@@ -10,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
+from tests.unit.moments import PATIENCE, in_time, interrupted_before, until
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import pool as pools
 from unirun.backends.pipes.bell import Bell
@@ -30,7 +29,6 @@ from unirun.maps.sending import Sending
 
 PIPES = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no worker processes over pipes here")
 pytestmark = FORKING
-PATIENCE = 30.0
 MAIN = os.getpid()
 
 
@@ -63,27 +61,6 @@ def note(path: str, word: object) -> None:
 def opened(rung: str = "threads", workers: int = 1) -> Any:
     config = RuntimeConfig(start_method="fork" if rung == "pipes" else None, ladder=(rung,), downgrade="silent")
     return Run(flavor="processes", max_workers=workers, config=config).__enter__()
-
-
-def in_time(call: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Call a function in another thread, which must come to its end; return what it returns, raise what it raises."""
-    ended: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            ended.set_result(call())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return ended.result(seconds)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def in_main() -> bool:
@@ -358,29 +335,6 @@ def test_tasks_do_not_follow_one_another_for_ever(monkeypatch: pytest.MonkeyPatc
     go_on.set()
     time.sleep(0.3)
     assert len(begun) <= 5
-
-
-@contextmanager
-def interrupted_before(function: Callable[..., Any], text: str) -> Iterator[None]:
-    """Let Ctrl-C come once, before a line of a function; it must come, and out of the block."""
-    lines, first = inspect.getsourcelines(function)
-    (line,) = [first + number for number, each in enumerate(lines) if text in each]
-    came: list[bool] = []
-
-    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
-        if event == "line" and frame.f_lineno == line and not came:
-            came.append(True)
-            raise KeyboardInterrupt
-        return interrupt
-
-    traced = sys.gettrace()
-    sys.settrace(lambda frame, event, argument: interrupt if frame.f_code is function.__code__ else None)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        sys.settrace(traced)
-    assert came
 
 
 @pytest.mark.parametrize("step", ["self._open.add(batch)", "self._sent[batch.start] = batch", "return batch"])

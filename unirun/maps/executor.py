@@ -163,10 +163,8 @@ class BatchingExecutor(ManagedExecutor):
             if not memos:
                 memos.append(remember())
             return lower.submit_sharing(memos[0], fn, *args)  # type: ignore[no-any-return]
-        if why := self._unirun_stdlib_broke():
-            from unirun.backends.processes import BrokenProcessPool
-
-            raise BrokenProcessPool(why)
+        if (error := self._unirun_own_error()) is not None:
+            raise error
         if lower is None and self._unirun_in_own_thread():
             return self._unirun_submit_awake(fn, *args)
         return self._unirun_send(fn, *args)
@@ -179,13 +177,6 @@ class BatchingExecutor(ManagedExecutor):
         soon = getattr(self._unirun_lower, "soon", None)
         soon(step) if soon else step()
 
-    def _unirun_stdlib_broke(self) -> Any:
-        """Return why the stdlib's pool is broken, if it is.
-
-        It fails its futures, whose callbacks we are, with the lock held that its ``submit`` and ``shutdown`` need.
-        """
-        return self._unirun_lower is None and getattr(self, "_broken", False)
-
     def _unirun_map_ended(self, memos: list[Memo], maps: list[Batches], ended: Batches) -> None:
         for memo in memos:
             memo.close()
@@ -193,7 +184,7 @@ class BatchingExecutor(ManagedExecutor):
             maps.remove(ended)
         except ValueError:
             pass  # this is the second time, after Ctrl-C
-        if self._unirun_deferred and not self._unirun_maps and not self._unirun_stdlib_broke():
+        if self._unirun_deferred and not self._unirun_maps and self._unirun_own_error() is None:
             super().shutdown(wait=False)
 
     def _unirun_refusal(self) -> RuntimeError:

@@ -1,0 +1,62 @@
+"""How tests come between two steps of the code, and how they wait for what may never happen."""
+
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+__all__ = ["PATIENCE", "in_time", "interrupted_before", "until"]
+
+#: Seconds after which nobody comes any more.
+PATIENCE = 30.0
+
+
+def in_time(call: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Call a function in another thread, which must come to its end; return what it returns, raise what it raises."""
+    ended: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(call())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended.result(seconds)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+@contextmanager
+def interrupted_before(function: Callable[..., Any], text: str) -> Iterator[None]:
+    """Let Ctrl-C come once, before a line of a function; it must come, and out of the block."""
+    lines, first = inspect.getsourcelines(function)
+    (line,) = [first + number for number, each in enumerate(lines) if text in each]
+    came: list[bool] = []
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line" and frame.f_lineno == line and not came:
+            came.append(True)
+            raise KeyboardInterrupt
+        return interrupt
+
+    traced = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: interrupt if frame.f_code is function.__code__ else None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        sys.settrace(traced)
+    assert came

@@ -1,0 +1,156 @@
+"""The cached pools, where a callback, a log handler, another thread or Ctrl-C comes in the middle of what they do."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+import unirun
+from tests.conformance.columns import FORKING
+from tests.tasks import square
+from tests.unit.moments import PATIENCE, in_time, interrupted_before, until
+from unirun import DecisionTrace, DowngradeError, configure, leases, trace
+from unirun.compat.concurrent.futures import BrokenExecutor
+
+STDLIB = [
+    FORKING,
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="these workers are forked"),
+]
+
+
+def nap_and_die(number: int = 0) -> int:
+    time.sleep(0.1)
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def use_stdlib_pool() -> None:
+    configure(ladder=("processes",), start_method="fork", force_process=True, max_workers=1)
+
+
+def submit_again(_: Future[int]) -> Any:
+    return unirun.submit(square, 5)
+
+
+def reset(_: Future[int]) -> None:
+    unirun.reset()
+
+
+class TestAWorkerDies:
+    """The stdlib's pool fails its futures with the lock held that its submit needs, from 3.12 on."""
+
+    pytestmark = STDLIB
+
+    @pytest.mark.parametrize("call", [submit_again, reset])
+    def test_a_callback_calls_us(self, call: Callable[[Future[int]], Any]) -> None:
+        use_stdlib_pool()
+        called: list[Any] = []
+        failed = unirun.submit(nap_and_die, 3)
+        second = unirun.submit(square, 2)
+        failed.add_done_callback(lambda future: called.append(call(future)))
+        with pytest.raises(BrokenExecutor):
+            second.result(PATIENCE)
+        until(lambda: bool(called))
+        assert call is reset or called[0].result(PATIENCE) == 25
+        assert in_time(lambda: unirun.submit(square, 3).result()) == 9
+        in_time(unirun.reset)
+        until(lambda: not multiprocessing.active_children())
+
+    def test_a_map_goes_on(self) -> None:
+        """What it had not sent goes to a new pool; the caller hears of the item."""
+        use_stdlib_pool()
+        results = unirun.map(nap_and_die, range(100), buffersize=10)
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(BrokenExecutor):
+            in_time(lambda: next(results))
+        assert in_time(lambda: unirun.submit(square, 3).result()) == 9
+
+
+def test_a_stale_pool_is_ended_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a pool may wait for one of its threads, and that one for the cache."""
+    configure(ladder=("threads",), max_workers=1)
+    assert unirun.submit(square, 2).result(PATIENCE) == 4
+    (entry,) = leases._leases.values()
+    used: list[int] = []
+    shutdown = entry.pool.shutdown
+
+    def use(wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if not used:
+            used.append(0)
+            used[0] = in_time(lambda: unirun.submit(square, 3).result())
+        shutdown(wait, cancel_futures=cancel_futures)
+
+    monkeypatch.setattr(leases, "_is_stale", lambda each: each is entry)
+    monkeypatch.setattr(entry.pool, "shutdown", use)
+    assert unirun.submit(square, 4).result(PATIENCE) == 16
+    assert used == [9]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: leases.submit("interpreters", "submit", None, square, 2),
+        lambda: leases.find("interpreters", "map", None),
+    ],
+)
+def test_who_is_told_may_use_another_thread(ask: Callable[[], object]) -> None:
+    """As a log handler that sends its records: also where nothing could be opened."""
+    heard: list[DecisionTrace] = []
+
+    def listen(decision: DecisionTrace) -> None:
+        heard.append(decision)
+        if len(heard) == 1:
+            in_time(lambda: unirun.submit(square, 3).result())
+
+    configure(force_process=False, cpu_bound=False, downgrade="error")  # no version has a backend for these yet
+    trace.add_listener(listen)
+    try:
+        with pytest.raises(DowngradeError):
+            ask()
+    finally:
+        trace.remove_listener(listen)
+    assert [decision.backend for decision in heard] == [None, "threads"]
+
+
+def test_reset_cancels_what_waits_in_each_pool_before_it_waits_for_one() -> None:
+    """A task of one pool may wait for one of another, that never begins then."""
+    gate = threading.Event()
+    configure(ladder=("threads",), max_workers=1)
+    running = unirun.submit(gate.wait)
+    queued = unirun.submit(square, 5)
+
+    def wait() -> None:
+        try:
+            queued.result()
+        finally:
+            gate.set()
+
+    configure(ladder=("threads",), max_workers=2)
+    waiting = unirun.submit(wait)
+    until(waiting.running)
+    in_time(unirun.reset)
+    assert queued.cancelled()
+    assert running.result(PATIENCE)
+    assert waiting.done()
+
+
+@pytest.mark.parametrize(
+    ("function", "step"), [(leases._find, "for each in stale"), (leases._submit, "future = entry.pool.submit")]
+)
+def test_a_pool_that_was_found_is_not_in_use_for_ever(function: Callable[..., Any], step: str) -> None:
+    """Ctrl-C came before it was given the task: it can become stale, or idle."""
+    configure(ladder=("threads",), max_workers=1)
+    assert unirun.submit(square, 2).result(PATIENCE) == 4
+    (entry,) = leases._leases.values()
+    until(lambda: not entry.users)
+    with interrupted_before(function, step):
+        unirun.submit(square, 3)
+    assert not entry.users
+    assert unirun.submit(square, 4).result(PATIENCE) == 16
