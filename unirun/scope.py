@@ -139,8 +139,9 @@ class Run:
         target = "stderr" if self._trace is True else config.trace
         listener = self._trace if callable(self._trace) else None
         if self._given is not None:
-            self._open = Borrowed(self._given, self._flavor, self._name, site)
-            tracing.publish(self._open.decision, target=target, listener=listener)
+            borrowed = Borrowed(self._given, self._flavor, self._name, site)
+            tracing.publish(borrowed.decision, target=target, listener=listener)  # it is not open if this raises
+            self._open = borrowed
         else:
             request = Request(flavor=self._flavor, origin="Run", max_workers=self._max_workers, name=self._name)
             self._open = open_pool(

@@ -19,8 +19,10 @@ import pytest
 import unirun
 from tests.conformance.columns import FORKING
 from tests.conformance.tasks import Gate
+from tests.unit.moments import in_time
 from unirun import Run, RuntimeConfig, configure, leases
 from unirun.backends.pipes import shelf
+from unirun.backends.pipes.pool import PipePool
 from unirun.refusal import Refused
 
 pytestmark = FORKING
@@ -239,6 +241,22 @@ def test_a_callback_may_shut_its_scope_down() -> None:
         later = [executor.submit(nap, 0.01) for _ in range(50)]
         running.add_done_callback(lambda _: executor.shutdown(wait=True, cancel_futures=True))
     assert all(future.done() for future in later)
+    assert pid_in("spawn") == first
+
+
+def test_a_scope_is_ended_in_the_middle_of_its_own_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the handler of a signal, which must not wait for the submit that it interrupts. The task runs."""
+    with scope() as executor:
+        first = executor.submit(pid).result(PATIENCE)
+        submit = PipePool.submit
+
+        def shut_down_and_submit(pool: PipePool, *task: Any) -> Future[Any]:
+            monkeypatch.undo()
+            executor.shutdown()
+            return submit(pool, *task)
+
+        monkeypatch.setattr(PipePool, "submit", shut_down_and_submit)
+        assert in_time(lambda: executor.submit(pid).result()) == first
     assert pid_in("spawn") == first
 
 

@@ -23,6 +23,7 @@ from tests.conformance.quiet import exit_status
 from tests.tasks import crash, mark, nap, pid, square, thread_id
 from unirun import (
     ConfigError,
+    DecisionTrace,
     DowngradeError,
     Run,
     RuntimeConfig,
@@ -530,6 +531,24 @@ def test_a_forked_child_leaves_a_scope_over_the_callers_own_executor(tmp_path: P
         assert exit_status(child) == 0
         scope.__exit__(None, None, None)
     assert busy.done()
+
+
+def test_a_scope_that_could_not_be_entered_is_not_open() -> None:
+    """Ctrl-C came in a listener."""
+    told: list[DecisionTrace] = []
+
+    def listen(decision: DecisionTrace) -> None:
+        told.append(decision)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as own:
+        scope = Run(executor=own, trace=listen)
+        with pytest.raises(KeyboardInterrupt):
+            scope.__enter__()
+        with scope as executor:
+            assert executor.submit(square, 3).result(30) == 9
+    assert len(told) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

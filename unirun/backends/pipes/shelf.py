@@ -220,8 +220,9 @@ class Loan(ChunkingExecutor):
         # Guards the next three, and the pool against words of a borrower that it does not have any more. Reentrant: a
         # signal handler may submit, or shut down.
         self._lock = threading.RLock()
-        # One token for each submit that has begun, which is to be in the queue before the pool is given back.
-        self._submitting: set[object] = set()
+        # One token for each submit that has begun, which is to be in the queue before the pool is given back; and its
+        # thread.
+        self._submitting: dict[object, int] = {}
         self._closed = False
         self._returned = False  # the pool is another one's, or nobody's
         self._short: Failure | None = None
@@ -258,7 +259,7 @@ class Loan(ChunkingExecutor):
             with self._lock:
                 if self._closed:
                     raise RuntimeError("cannot schedule new futures after shutdown")
-                self._submitting.add(token)
+                self._submitting[token] = threading.get_ident()
             return submit(*args, **kwargs)
         finally:
             try:
@@ -270,7 +271,7 @@ class Loan(ChunkingExecutor):
     def _leave(self, token: object = None) -> None:
         """Have the pool given back if nothing is submitted any more; may be called at any time, and again."""
         with self._lock:
-            self._submitting.discard(token)
+            self._submitting.pop(token, None)
             if self._closed and not self._submitting and not self._returned:
                 self._pool.vacate(self._return)
 
@@ -280,10 +281,11 @@ class Loan(ChunkingExecutor):
             return
         with self._lock:
             self._closed = True
+            inside = threading.get_ident() in self._submitting.values()  # the handler of a signal that came in a submit
             if cancel_futures and not self._returned:
                 self._pool.cancel()
         self._leave()
-        if wait and not self.served_by(threading.current_thread()):
+        if wait and not inside and not self.served_by(threading.current_thread()):
             self._over.wait()
             if not self._kept:
                 self._pool.shutdown(wait=True)
