@@ -131,7 +131,7 @@ class Sending:
         self._unsent = Unsent(self._gone)
 
     def _settle(self) -> None:
-        """Tell the executor, once, if all is done or given up."""
+        """Tell the executor if all is done or given up, if it does not know yet."""
         self._gone.clear()
         ended = None
         try:

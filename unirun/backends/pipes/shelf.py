@@ -327,11 +327,13 @@ class Loan(ChunkingExecutor):
             if self._returned:
                 return  # it was asked for more than once
             self._returned = True
-        self._short = self._pool.short
-        self.pending.close()
-        self._pool.renew()
-        self._kept = _give_back(self._key, self._pool, self._birth, self._clearings)
-        self._over.set()
+        try:
+            self._short = self._pool.short
+            self.pending.close()
+            self._pool.renew()
+            self._kept = _give_back(self._key, self._pool, self._birth, self._clearings)
+        finally:
+            self._over.set()  # whoever waits ends a pool that was not kept
 
 
 def _forget_in_child() -> None:
