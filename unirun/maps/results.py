@@ -33,6 +33,8 @@ class _Turns:
     Another one that asks while it waits here, or an iterable that asks for results of its own map, gets the error that
     a generator raises. Not from here: the chain forgets a source that raises. And what it gets takes the place of what
     it has, which may be another thread's newest batch: so that one is given again, until it is spent.
+
+    Without a GIL all this holds in one thread only: there a chain in two is as unsafe as a generator.
     """
 
     def __init__(self, batches: Iterator[Iterable[Any]]) -> None:
