@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from unirun import clock, host, trace
@@ -28,7 +29,7 @@ from unirun.errors import DowngradeError
 from unirun.fresh import Birth, ForkedBirth
 from unirun.ladder import Request
 from unirun.managed import ManagedExecutor, starts_slowly
-from unirun.offloop import off_loop
+from unirun.offloop import give_up, off_loop
 from unirun.opening import Opening
 from unirun.pools import open_pool
 from unirun.trace import PROCESSES
@@ -47,6 +48,9 @@ _SURPLUS_SECONDS: Final = 1.0
 #: Seconds for which a cached pool is asked only about its surroundings, and not about files: those take some 0.1 ms, as
 #: long as a task that is waited for. Tasks one after the other would take twice as long; this adds one per cent.
 FILES_SECONDS: Final = 0.01
+
+#: Pools that may end, one after the other, before they have taken a task: a listener that hears of each may reset.
+_POOLS: Final = 10
 
 _Key = tuple[str, settings.RuntimeConfig]
 
@@ -67,7 +71,7 @@ class _Lease:
 _lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
 _changed = threading.Condition(_lock)
 _leases: dict[_Key, _Lease] = {}
-# Pools that were found broken by their own threads, for the reaper to end.
+# Pools that broke, for the reaper to end.
 _broken: list[ManagedExecutor] = []
 _resets = 0
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
@@ -104,6 +108,7 @@ def resets() -> int:
 def _submit(
     flavor: str, origin: str, site: Site | None, config: settings.RuntimeConfig, fn: Any, args: Any, kwargs: Any
 ) -> Future[Any]:
+    left = _POOLS
     while True:
         lease: list[_Lease] = []
         try:
@@ -123,6 +128,9 @@ def _submit(
             # An earlier task crashed it, or reset() came between. It took nothing of this task, which goes to a new
             # one.
             _drop((flavor, config), entry)
+            left -= 1
+            if not left:
+                raise
             continue
         try:
             with _lock:
@@ -159,10 +167,17 @@ def start(flavor: str, origin: str, site: Site | None, task: Callable[[], Any]) 
     if not starts_slowly(entry.pool):
         return None
     mine: Future[Any] = Future()
-    with _lock:
-        starting = entry.starting = entry.starting or mine
-    if starting is mine:  # not with the lock held: where there are no threads, it is done here
-        off_loop(partial(entry.pool.submit, nothing, Next(task)), mine)
+    try:
+        with _lock:
+            starting = entry.starting = entry.starting or mine
+        if starting is mine:  # not with the lock held: where there are no threads, it is done here
+            off_loop(partial(entry.pool.submit, nothing, Next(task)), mine)
+    except BaseException:  # Ctrl-C, perhaps before there was a thread: whoever waits for it submits now
+        with _lock:
+            if entry.starting is mine:
+                entry.starting = None
+        give_up(mine)
+        raise
     return starting
 
 
@@ -175,19 +190,19 @@ def reset() -> None:
     global _resets
     with _lock:
         _resets += 1
-        pools = [entry.pool for entry in _leases.values()]
-        futures = [future for entry in _leases.values() for future in entry.futures]
-        pools += _broken
+        entries, broken = list(_leases.values()), _broken.copy()
+        futures = [list(entry.futures) for entry in entries]  # single steps: the handler of a signal may submit
         _leases.clear()
         _broken.clear()
         _changed.notify_all()
     try:
         with ExitStack() as stack:  # each of them, also when one fails, as it does inside of a task of its own
-            for pool in pools:
-                stack.callback(
-                    _end if _fails_here(pool) else partial(ManagedExecutor.shutdown, cancel_futures=True), pool
-                )
-            for future in reversed(futures):  # before any pool is waited for, and first what would begin last
+            for pool in (*broken, *(entry.pool for entry in entries)):
+                if threading.current_thread() is getattr(pool, "_executor_manager_thread", None):
+                    _leave(pool)  # it would wait for itself
+                else:
+                    stack.callback(partial(pool.shutdown, cancel_futures=True))
+            for future in chain.from_iterable(futures):  # before any pool is waited for, and the last task first
                 stack.callback(future.cancel)
             if "unirun.backends.pipes.shelf" in sys.modules:  # else there are none
                 from unirun.backends.pipes import shelf
@@ -222,7 +237,9 @@ def _find(
             if entry is None and opening is not None:
                 method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
                 birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
-                entry = _leases[key] = _Lease(open_pool(opening), birth)
+                made = _Lease(open_pool(opening), birth)
+                entry = _leases.setdefault(key, made)
+                stale += [made] if entry is not made else []  # a signal handler was here, and has opened one
             if entry is not None and lease is not None:
                 entry.users += 1
                 lease.append(entry)
@@ -238,7 +255,10 @@ def _is_stale(entry: _Lease) -> bool:
     # In a burst that is one question for all of its tasks. Who has just waited for one may be here before its callback.
     if entry.birth is None or entry.users > len(entry.futures):
         return False
-    if not all(each.done() for each in reversed(entry.futures)):
+    try:
+        if not all(each.done() for each in reversed(entry.futures)):
+            return False
+    except RuntimeError:  # the handler of a signal has submitted meanwhile
         return False
     if isinstance(entry.birth, ForkedBirth):
         return entry.birth.is_over()
@@ -254,10 +274,13 @@ def _give_back(lease: list[_Lease], future: Future[Any] | None = None) -> None:
     with _lock:
         if not lease:
             return
-        entry = lease.pop()
+        entry = lease[0]
         entry.users -= 1
+        lease.clear()  # with no step between, after which Ctrl-C could come
         if future is not None:
             entry.futures.pop(future, None)
+        if entry.pool._unirun_why_broken():
+            _leave(entry.pool)  # if nobody else had it, this would be its end
         if entry.users == 0:
             entry.idle_since = clock.now()
             _ensure_reaper()
@@ -275,23 +298,24 @@ def _drop(key: _Key, entry: _Lease) -> None:
 
 def _end(pool: ManagedExecutor) -> None:
     """Let a pool end that is not cached any more."""
-    if not _fails_here(pool):
+    if pool._unirun_why_broken():
+        _leave(pool)
+    else:
         pool.shutdown(wait=False)
-        return
-    with _lock:
-        _broken.append(pool)
-        _ensure_reaper()
-        _changed.notify_all()
 
 
-def _fails_here(pool: ManagedExecutor) -> bool:
-    """Tell whether the stdlib's pool is broken, and this is its own thread.
+def _leave(pool: ManagedExecutor) -> None:
+    """Leave the end of a pool to the reaper, where this may be the pool's own thread.
 
-    That fails the futures with the lock held that shutdown needs, and so does, on 3.12 and 3.13, the end of a pool that
-    nobody holds any more. See ``terminate_broken`` and ``weakref_cb`` in the stdlib's ``concurrent.futures.process``.
+    The stdlib's pool, when it breaks, fails its futures with the lock held that its shutdown needs; and so does, on
+    3.12 and 3.13, the end of one that nobody holds any more. See ``terminate_broken`` and ``weakref_cb`` in the
+    stdlib's ``concurrent.futures.process``.
     """
-    own = getattr(pool, "_executor_manager_thread", None)
-    return own is threading.current_thread() and pool._unirun_own_error() is not None
+    with _lock:
+        if pool not in _broken:
+            _broken.append(pool)
+            _ensure_reaper()
+            _changed.notify_all()
 
 
 def _ensure_reaper() -> None:

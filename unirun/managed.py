@@ -219,14 +219,18 @@ class ManagedExecutor(_Base):
 
     _unirun_short = None
 
+    def _unirun_why_broken(self) -> Any:
+        """Return why the stdlib's pool is broken, where that serves; else ``False``."""
+        # Not while it is being started: then its end is a refusal, and a lower rung may serve.
+        return self._unirun_proven and getattr(self, "_broken", False)
+
     def _unirun_own_error(self) -> BrokenExecutor | None:
         """Return the error of the stdlib's pool, where that serves and is broken.
 
         For who may be a callback of its futures: it fails these with the lock held that its ``submit`` and ``shutdown``
         need.
         """
-        # Not while it is being started: then its end is a refusal, and a lower rung may serve.
-        why = self._unirun_proven and getattr(self, "_broken", False)
+        why = self._unirun_why_broken()
         return self._unirun_semantics().broken(why) if why else None
 
     def _unirun_stdlib_workers(self) -> int:

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from concurrent.futures import Future, InvalidStateError
+from functools import partial
+from typing import Any, TypeVar
 
 from unirun.refusal import is_refusal
 
-__all__ = ["off_loop", "patiently"]
+__all__ = ["give_up", "off_loop", "patiently"]
 
 T = TypeVar("T")
 
@@ -35,13 +36,27 @@ def off_loop(call: Callable[[], T], future: "Future[T] | None" = None) -> "Futur
     return future
 
 
-def _run(future: "Future[T] | None", call: Callable[[], T]) -> None:
-    assert future is not None
+def give_up(future: "Future[Any]") -> None:
+    """Let nobody wait for a future of ``off_loop``, which was interrupted: perhaps before there was a thread."""
+    _tell(partial(future.set_result, None))
+
+
+def _run(future: "Future[T]", call: Callable[[], T]) -> None:
     try:
-        future.set_result(call())
+        value = call()
     except BaseException as error:
-        future.set_exception(error)
-        future = None  # the traceback holds this frame
+        tell = partial(future.set_exception, error)
+    else:
+        tell = partial(future.set_result, value)
+    _tell(tell)
+    del future, tell  # the traceback of an error holds this frame
+
+
+def _tell(tell: Callable[[], None]) -> None:
+    try:
+        tell()
+    except InvalidStateError:
+        pass  # it was given up, or there was a thread after all
 
 
 async def patiently(future: "Future[T]", hurry: Callable[[], object] = lambda: None) -> T:

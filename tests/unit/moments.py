@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["PATIENCE", "in_time", "interrupted_before", "until"]
+__all__ = ["PATIENCE", "called_before", "in_time", "interrupted_before", "until"]
 
 #: Seconds after which nobody comes any more.
 PATIENCE = 30.0
@@ -40,23 +40,33 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def interrupted_before(function: Callable[..., Any], text: str) -> Iterator[None]:
-    """Let Ctrl-C come once, before a line of a function; it must come, and out of the block."""
+def called_before(function: Callable[..., Any], text: str, call: Callable[[], object]) -> Iterator[None]:
+    """Call something once, before a line of a function, as the handler of a signal would be; that line must come."""
     lines, first = inspect.getsourcelines(function)
     (line,) = [first + number for number, each in enumerate(lines) if text in each]
     came: list[bool] = []
 
-    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
         if event == "line" and frame.f_lineno == line and not came:
             came.append(True)
-            raise KeyboardInterrupt
-        return interrupt
+            call()
+        return trace
 
     traced = sys.gettrace()
-    sys.settrace(lambda frame, event, argument: interrupt if frame.f_code is function.__code__ else None)
+    sys.settrace(lambda frame, event, argument: trace if frame.f_code is function.__code__ else None)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        yield
     finally:
         sys.settrace(traced)
     assert came
+
+
+@contextmanager
+def interrupted_before(function: Callable[..., Any], text: str) -> Iterator[None]:
+    """Let Ctrl-C come once, before a line of a function; it must come, and out of the block."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with called_before(function, text, interrupt), pytest.raises(KeyboardInterrupt):
+        yield

@@ -1,12 +1,15 @@
 """The cached pools, where a callback, a log handler, another thread or Ctrl-C comes in the middle of what they do."""
 
+import gc
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +17,8 @@ import pytest
 import unirun
 from tests.conformance.columns import FORKING
 from tests.tasks import square
-from tests.unit.moments import PATIENCE, in_time, interrupted_before, until
-from unirun import DecisionTrace, DowngradeError, configure, leases, trace
+from tests.unit.moments import PATIENCE, called_before, in_time, interrupted_before, until
+from unirun import DecisionTrace, DowngradeError, configure, leases, offloop, pools, trace
 from unirun.compat.concurrent.futures import BrokenExecutor
 
 STDLIB = [
@@ -71,6 +74,27 @@ class TestAWorkerDies:
         with pytest.raises(BrokenExecutor):
             in_time(lambda: next(results))
         assert in_time(lambda: unirun.submit(square, 3).result()) == 9
+
+    def test_nobody_holds_the_pool_any_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor does its own thread let go of it there: on 3.12 and 3.13 that takes the same lock."""
+        use_stdlib_pool()
+        failed = unirun.submit(nap_and_die, 3)
+        (entry,) = leases._leases.values()
+        thread, collected = entry.pool._executor_manager_thread, weakref.ref(entry.pool)  # type: ignore[attr-defined]
+
+        def interrupt(**_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(entry.pool, "shutdown", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            unirun.reset()
+        monkeypatch.undo()
+        del entry
+        gc.collect()
+        with pytest.raises(BrokenExecutor):
+            failed.result(PATIENCE)
+        until(lambda: not thread.is_alive())
+        until(lambda: bool(gc.collect()) or collected() is None)
 
 
 def test_a_stale_pool_is_ended_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +178,84 @@ def test_a_pool_that_was_found_is_not_in_use_for_ever(function: Callable[..., An
         unirun.submit(square, 3)
     assert not entry.users
     assert unirun.submit(square, 4).result(PATIENCE) == 16
+
+
+@pytest.mark.parametrize(
+    ("function", "step"), [(leases.start, "off_loop(partial("), (offloop.off_loop, "threading.Thread(target=_run")]
+)
+def test_who_waits_for_a_start_that_was_interrupted(function: Callable[..., Any], step: str) -> None:
+    configure(ladder=("pipes",), start_method="spawn", max_workers=1)
+
+    def start() -> Any:
+        return leases.start("processes", "to_process", None, partial(square, 2))
+
+    waiting: list[Any] = []
+
+    def interrupt() -> None:
+        waiting.append(start())
+        raise KeyboardInterrupt
+
+    with called_before(function, step, interrupt), pytest.raises(KeyboardInterrupt):
+        start()
+    assert waiting[0].result(PATIENCE) is None
+    again = start()
+    assert again is None or again.result(PATIENCE).result(PATIENCE) is None
+    assert leases.submit("processes", "to_process", None, square, 3).result(PATIENCE) == 9
+
+
+@pytest.mark.parametrize("step", ["entries, broken =", "_leases.clear()", "for future in", "for pool in"])
+def test_the_handler_of_a_signal_submits_in_the_middle_of_reset(step: str) -> None:
+    configure(ladder=("threads",), max_workers=1)
+    gate, late = threading.Event(), []
+    held = [unirun.submit(gate.wait) for _ in range(20)]
+
+    def submit() -> None:
+        late.append(unirun.submit(square, 3))
+        gate.set()
+
+    with called_before(unirun.reset, step, submit):
+        unirun.reset()
+    assert all(future.done() for future in held)
+    assert late[0].cancelled() or late[0].result(PATIENCE) == 9
+    unirun.reset()
+    assert not leases.cached()
+
+
+def test_the_handler_of_a_signal_opens_the_pool_that_is_being_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the two serves both, and the other one is ended."""
+    configure(ladder=("threads",), max_workers=1)
+    opened: list[Any] = []
+
+    def open_pool(opening: Any) -> Any:
+        opened.append(pools.open_pool(opening))
+        return opened[-1]
+
+    monkeypatch.setattr(leases, "open_pool", open_pool)
+    late: list[Future[int]] = []
+    with called_before(leases._find, "made = _Lease(", lambda: late.append(unirun.submit(square, 3))):
+        assert unirun.submit(square, 2).result(PATIENCE) == 4
+    assert late[0].result(PATIENCE) == 9
+    assert len(opened) == 2
+    assert [pool._unirun_closed for pool in opened] == [False, True]
+
+
+@pytest.mark.parametrize("rung", ["threads", pytest.param("pipes", marks=STDLIB)])
+def test_who_is_told_of_a_pool_may_reset(rung: str) -> None:
+    """Each time: the task is done or cancelled, or its caller is told that it cannot run."""
+    configure(ladder=(rung,), start_method="fork" if rung == "pipes" else None, force_process=rung == "pipes")
+    heard: list[DecisionTrace] = []
+
+    def listen(decision: DecisionTrace) -> None:
+        heard.append(decision)
+        unirun.reset()
+
+    trace.add_listener(listen)
+    try:
+        if rung == "threads":
+            unirun.submit(square, 2).exception(PATIENCE)
+        else:
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                unirun.submit(square, 2)
+    finally:
+        trace.remove_listener(listen)
+    assert len(heard) <= leases._POOLS

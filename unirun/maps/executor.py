@@ -184,7 +184,7 @@ class BatchingExecutor(ManagedExecutor):
             maps.remove(ended)
         except ValueError:
             pass  # this is the second time, after Ctrl-C
-        if self._unirun_deferred and not self._unirun_maps and self._unirun_own_error() is None:
+        if self._unirun_deferred and not self._unirun_maps and not self._unirun_why_broken():
             super().shutdown(wait=False)
 
     def _unirun_refusal(self) -> RuntimeError:
