@@ -229,20 +229,24 @@ def _find(
     opening: Opening | None = None
     while True:
         stale: list[_Lease] = []
-        with _lock:
-            entry = _leases.get(key)
-            if entry is not None and _is_stale(entry):
-                stale.append(_leases.pop(key))
-                entry = None
-            if entry is None and opening is not None:
-                method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
-                birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
-                made = _Lease(open_pool(opening), birth)
-                entry = _leases.setdefault(key, made)
-                stale += [made] if entry is not made else []  # a signal handler was here, and has opened one
-            if entry is not None and lease is not None:
-                entry.users += 1
-                lease.append(entry)
+        try:
+            with _lock:
+                entry = _leases.get(key)
+                if entry is not None and _is_stale(entry):
+                    stale.append(_leases.pop(key))
+                    entry = None
+                if entry is None and opening is not None:
+                    method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
+                    birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
+                    made = _Lease(open_pool(opening), birth)
+                    entry = _leases.setdefault(key, made)
+                    stale += [made] if entry is not made else []  # a signal handler was here, and has opened one
+                if entry is not None and lease is not None:
+                    entry.users += 1
+                    lease.append(entry)
+        finally:
+            if opening is not None:
+                opening.tell()  # if it was denied just now
         for each in stale:
             _end(each.pool)
         if entry is not None:

@@ -112,7 +112,11 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
         )
-        self._unirun_adopt(dropin("processes", "ProcessPoolExecutor", max_workers, spec), spec)
+        opening = dropin("processes", "ProcessPoolExecutor", max_workers, spec)
+        try:
+            self._unirun_adopt(opening, spec)
+        finally:
+            opening.tell()  # if it was denied just now
 
     # Functions of its own: who replaces or instruments one of them means this class, and not all.
 

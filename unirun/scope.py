@@ -144,9 +144,11 @@ class Run:
             self._open = borrowed
         else:
             request = Request(flavor=self._flavor, origin="Run", max_workers=self._max_workers, name=self._name)
-            self._open = open_pool(
-                Opening(request, config, site=site, target=target, listener=listener), PoolSpec(reusable=True)
-            )
+            opening = Opening(request, config, site=site, target=target, listener=listener)
+            try:
+                self._open = open_pool(opening, PoolSpec(reusable=True))
+            finally:
+                opening.tell()  # if it was denied just now
         return self._open  # type: ignore[no-any-return]
 
     def _leave(self) -> Any:

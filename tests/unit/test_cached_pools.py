@@ -165,6 +165,20 @@ def test_reset_cancels_what_waits_in_each_pool_before_it_waits_for_one() -> None
     assert waiting.done()
 
 
+def test_reset_cancels_the_last_task_first() -> None:
+    """Else the next one begins while those before it are told."""
+    gate, order = threading.Event(), []
+    configure(ladder=("threads",), max_workers=1)
+    unirun.submit(gate.wait)
+    for number in range(10):
+        unirun.submit(square, number).add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
+    opener = threading.Timer(0.1, gate.set)
+    opener.start()
+    unirun.reset()
+    opener.join()
+    assert order == list(range(10))[::-1]
+
+
 @pytest.mark.parametrize(
     ("function", "step"), [(leases._find, "for each in stale"), (leases._submit, "future = entry.pool.submit")]
 )

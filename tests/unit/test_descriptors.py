@@ -199,3 +199,46 @@ def test_a_second_worker_for_which_there_are_no_descriptors(room: int, tmp_path:
         timeout=60,
     )
     assert (run.stdout, run.stderr) == ("done 3 True\n", "")
+
+
+DENIED = """
+import os, resource
+import unirun
+from unirun import DowngradeError, Run, configure, trace
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    configure(ladder=("processes", "threads"), force_process=True, downgrade="error", max_workers=1)
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(int).result(20)
+    unirun.submit(int).result(20)
+    unirun.reset()
+    heard = []
+    trace.add_listener(heard.append)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    for ask in (lambda: ProcessPoolExecutor(1), Run(flavor="processes").__enter__, lambda: unirun.submit(int)):
+        try:
+            ask()
+        except DowngradeError as error:
+            heard.append(error.decision)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print([one == other for one, other in zip(heard[::2], heard[1::2])], {each.backend for each in heard})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no limits as on Unix here")
+def test_a_pool_that_could_not_be_constructed_is_told_of(tmp_path: Path) -> None:
+    """Also where its constructor raises, as downgrades are errors: once for each that was asked for."""
+    program = tmp_path / "program.py"
+    program.write_text(DENIED)
+    run = subprocess.run(
+        [sys.executable, str(program)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.stdout, run.stderr) == ("[True, True, True] {None}\n", "")

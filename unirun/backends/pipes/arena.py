@@ -144,13 +144,15 @@ class Arena:
                     self._close()
         if memo is not None:
             with self._lock:
-                if memo.closed or key in memo.sent:  # by another thread, meanwhile
+                if key in memo.sent:  # by another thread, meanwhile
                     return block
                 block.users += 1
                 memo.arena = self
                 memo.sent[key] = view.obj, block
                 if len(memo.sent) > _REMEMBERED:
                     self.release([memo.sent.pop(next(iter(memo.sent)))[1]])
+                if memo.closed:  # meanwhile, perhaps when it had no arena yet
+                    self.forget(memo)
         return block
 
     def _fill(self, block: Block, view: memoryview) -> None:
