@@ -350,7 +350,7 @@ def _reap() -> None:
             if not ended:
                 _changed.wait(min((end - now for end, _ in due), default=IDLE_SECONDS))
         for pool in ended:
-            pool.shutdown(wait=True)
+            pool.shutdown(wait=False)  # one with a worker that does not end must not keep this from the others
 
 
 def _forget_in_child() -> None:

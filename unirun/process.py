@@ -135,7 +135,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
             chunksize: int = 1,
             buffersize: int | None = None,
         ) -> Iterator[T]:
-            if chunksize == 1 and buffersize is None and self._unirun_batches():
+            if type(chunksize) is int and chunksize == 1 and buffersize is None and self._unirun_batches():
                 return self._unirun_map(fn, iterables, timeout=timeout)
             return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
 
@@ -144,7 +144,7 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         def map(
             self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
         ) -> Iterator[T]:
-            if chunksize == 1 and self._unirun_batches():
+            if type(chunksize) is int and chunksize == 1 and self._unirun_batches():
                 return self._unirun_map(fn, iterables, timeout=timeout)
             return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize)
 

@@ -87,6 +87,11 @@ def square(number: int) -> int:
     return number * number
 
 
+def doze(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 def identity(value: Any) -> Any:
     return value
 

@@ -1,5 +1,6 @@
 """The contract of ``map``: order, laziness, chunks, time limits, and an exception at its place."""
 
+import copy
 import gc
 import inspect
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import unirun
-from tests.conformance import tasks
+from tests.conformance import items, tasks
 from tests.conformance.columns import NOTHING_PENDING, across
 from tests.conformance.tasks import PATIENCE, Gate, Journal
 
@@ -182,6 +183,42 @@ def test_nothing_is_mapped_after_shutdown(pool: Executor) -> None:
     pool.shutdown()
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         pool.map(tasks.square, [1])
+
+
+@across()
+def test_nothing_to_map_is_no_matter_after_shutdown(pool: Executor) -> None:
+    """Nothing is submitted then."""
+    pool.shutdown()
+    assert list(pool.map(tasks.square, [])) == []
+    with pytest.raises(TypeError):
+        pool.map(tasks.square, 5)  # type: ignore[arg-type]
+
+
+@across()
+def test_items_may_be_parts_of_what_the_function_belongs_to(pool: Executor) -> None:
+    """They are so in the worker, as they are sent in one piece: also when it is known that they are short."""
+    graph = items.Graph(100)
+    for _ in range(2):
+        assert list(pool.map(graph.place, graph.nodes, timeout=PATIENCE)) == [[place] for place in range(100)]
+        assert list(pool.map(graph.place, graph.nodes, graph.nodes, timeout=PATIENCE)) == [[n, n] for n in range(100)]
+
+
+@across("for-processes", skip=NOTHING_PENDING)
+def test_arguments_that_are_nearly_right(pool: Executor) -> None:
+    """The default number of items in a chunk is a whole number, and no time is left where it is no number."""
+    with pytest.raises((TypeError, ValueError)):
+        list(pool.map(tasks.square, range(3), chunksize=1.0))  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        list(pool.map(tasks.doze, [0.5], timeout=float("nan")))
+
+
+@across("for-processes")
+def test_results_cannot_be_copied(pool: Executor) -> None:
+    """Nor half of what they are."""
+    results = pool.map(tasks.square, range(3))
+    with pytest.raises(TypeError):
+        copy.copy(results)
+    assert list(results) == [0, 1, 4]
 
 
 # --------------------------------------------------------------------------------------------------------- buffersize

@@ -442,6 +442,26 @@ def test_a_cached_pool_becomes_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @PIPES
+def test_a_callback_does_not_wait_for_who_sends(tmp_path: Path) -> None:
+    """That thread may wait for the pool's own, which runs the callback: for room in the pipe by which it is woken."""
+    executor, gate, submitted = opened("processes", workers=2), tmp_path / "gate", []
+    first = executor.submit(block, str(gate))
+    first.add_done_callback(lambda _: submitted.append(executor.submit(square, 3)))
+    results = executor.map(nap, range(50))
+    (sending,) = executor._unirun_maps
+    with sending._lock:
+        assert sending.unsent
+        sending._sender = -1  # another thread
+    gate.touch()
+    until(lambda: bool(submitted))
+    assert submitted[0].result(PATIENCE) == 9
+    sending._sender = None
+    sending._pump()
+    assert in_time(lambda: list(results)) == list(range(50))
+    in_time(executor.shutdown)
+
+
+@PIPES
 @pytest.mark.parametrize(
     ("function", "step"),
     [

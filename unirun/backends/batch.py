@@ -94,7 +94,7 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
     """Call a function with each item of a batch, or with the first ones, if these take long.
 
     Args:
-        fn: The function; or pickled, if each item is to have its own.
+        fn: The function; or pickled, if each item is to have its own; or ``None``, if each is pickled with it.
         items: What to call it with; or all of it in one pickle.
         spread: Each item is a tuple of arguments.
         pickled: Each item is pickled.
@@ -212,8 +212,16 @@ def by_name(fn: Any) -> bool:
 def _caller(fn: Any, spread: bool, pickled: bool) -> Callable[[Any], Any]:
     """Return what to call with an item: as little as will do, since it counts for each."""
     loads = pickle.loads
+    if fn is None:
+        return lambda item: _call(loads(item), spread)
     if isinstance(fn, bytes):
         return lambda item: _caller(loads(fn), spread, pickled)(item)
     if pickled:
         return (lambda item: fn(*loads(item))) if spread else lambda item: fn(loads(item))
     return (lambda item: fn(*item)) if spread else fn
+
+
+def _call(pair: tuple[Any, Any], spread: bool) -> Any:
+    fn, item = pair
+    del pair  # the item is the call's alone
+    return fn(*item) if spread else fn(item)

@@ -61,7 +61,7 @@ class Batches(Sending):
         )
         self._source = source
         self._lazy = window is not None  # and what the iterables raise is raised where results are asked for
-        self._end = None if timeout is None else clock.now() + timeout
+        self._end = None if timeout is None else timeout + clock.now()
         self._soon = soon
         self._grab = 1  # items to take at once, where results are asked for
         self.present: Callable[[], bool] = exits.presence()
@@ -147,7 +147,7 @@ class Batches(Sending):
     # Taking items, in the thread of whoever asks for results.
 
     def _take_all(self) -> None:
-        count = None if self._source.finite else 1
+        count = None if self._source.inert else 1
         while not self._read and self._error is None:
             begin = clock.now()
             self._take(count)
@@ -220,7 +220,7 @@ class Batches(Sending):
                     self._next += batch.count
                     return batch
                 left = None if self._end is None else self._end - clock.now()
-                if left is not None and left <= 0:
+                if left is not None and not left > 0:  # nor NaN
                     raise TimeoutError
                 self._changed.wait(left)
 

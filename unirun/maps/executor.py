@@ -47,9 +47,10 @@ class BatchingExecutor(ManagedExecutor):
         if self._unirun_maps:
             if self._unirun_ending:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            wait = not self._unirun_in_own_thread()
             for each in self._unirun_own_maps():
                 if not each.goes_on_alone():
-                    each.flush()
+                    each.flush(wait)
         return super().submit(fn, *args, **kwargs)
 
     submit.__doc__ = Executor.submit.__doc__
@@ -94,8 +95,11 @@ class BatchingExecutor(ManagedExecutor):
         return [each for each in list(self._unirun_maps) if each.present()]
 
     def _unirun_batches(self) -> bool:
-        """Tell whether several items may be one task of this pool's: not where its tasks are counted or timed."""
-        if not self._unirun_managed or self._unirun_spec.max_tasks_per_child is not None:
+        """Tell whether several items may be one task of this pool's: not where its tasks are counted or timed.
+
+        Nor once it is shut down, where nothing is gained, and the stdlib's own way says what there is to be said.
+        """
+        if not self._unirun_managed or self._unirun_ending or self._unirun_spec.max_tasks_per_child is not None:
             return False
         config = self._unirun_opening.config
         return config.task_timeout is None and config.isolation == "copy"

@@ -48,7 +48,7 @@ class Parcel:
     """The arguments for ``backends.batch.run``, but the last one.
 
     Args:
-        fn: The function; or pickled, where each item is to have its own.
+        fn: The function; or pickled, where each item is to have its own; or ``None``, where each is pickled with it.
         items: The items, or each of them pickled, or all of them in one pickle.
         spread: Each is a tuple of arguments.
         pickled: Each is pickled.
@@ -114,15 +114,19 @@ class Parcels:
         size = 0
         pickled = dumper(lasting=True)  # what has not begun in time is pickled again
         end = clock.now() + _SECONDS
+        # With a function that has a state, as a bound method: the item may be a part of it, and is so in the worker.
+        pairs = bool(self._packed)
         for item in items:
             try:
-                packed.append(pickled(item))
+                packed.append(pickled((self._fn, item) if pairs else item))
             except Exception:
                 break  # it fails by itself, or can be sent once, when it is sent alone
             size += len(packed[-1])
             if size > _BYTES or clock.now() > end:
                 break
         self._note(large=len(packed) == 1 and size > _BYTES)
+        if pairs and packed:
+            return Parcel(None, packed, self._spread, True, len(packed))
         return self._parcel(packed or items[:1], True)
 
     def single(self, item: Any, *, timed: bool) -> tuple[Any, ...]:

@@ -130,6 +130,9 @@ class Results(_Chain):
         results._batches, results._ended = batches, ended
         return results  # type: ignore[no-any-return]
 
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle 'generator' object")  # as what the stdlib's map returns, and not half of it
+
     def close(self) -> None:
         """Take back what has not begun, and yield nothing more."""
         if not self._batches.gi_running:  # else the next line raises

@@ -82,14 +82,18 @@ class Sending:
         """How many items were taken and not sent."""
         return len(self._unsent)
 
-    def flush(self) -> None:
-        """Send what was taken, now: what is submitted next comes after it."""
+    def flush(self, wait: bool = True) -> None:
+        """Send what was taken, now: what is submitted next comes after it.
+
+        Args:
+            wait: For the thread that sends just now, if there is one: which may wait for the executor's own.
+        """
         self._flushing.append(None)
         try:
             while True:
                 self._pump()
                 with self._lock:
-                    if self._closed or self._sender == threading.get_ident():
+                    if not wait or self._closed or self._sender == threading.get_ident():
                         return
                     if not self._unsent and self._sender is None:  # else the last batch may not be submitted yet
                         return

@@ -381,7 +381,7 @@ class Dispatch:
             staying = [worker for worker in self.workers if not worker.leaving]
             coming = sum(not worker.initialized for worker in staying)
             count, when = self.places.missing(len(staying), coming, len(self.queue))
-            return when if count and self.broken is None and when < math.inf else None
+            return when if count and self.broken is None else None
 
     def busy(self) -> list[Handle]:
         """Return the workers that have tasks, or are just being given some."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from unirun import clock
@@ -16,7 +15,7 @@ _FIRST: Final = 1.0
 _LAST: Final = 60.0
 #: The same where no worker is left; and after the last of these the pool is given up.
 _ATTEMPTS: Final = (0.05, 0.1, 0.2, 0.4)
-#: Workers that end before they are ready, one after the other, until no more are started.
+#: Workers that end before they are ready, one after the other, until no more are started for a while.
 _FAILED_STARTS: Final = 5
 
 
@@ -51,11 +50,11 @@ class Places:
         return True
 
     def fail(self, why: Failure) -> bool:
-        """Note that a worker has ended before it was ready; return whether no more will be started beside others."""
+        """Note that a worker has ended before it was ready; return whether none will be started now beside others."""
         self._failed += 1
         if self._failed < _FAILED_STARTS:
             return False
-        self.short, self._again = why, math.inf
+        self.short, self._again = why, clock.now() + _LAST
         return True
 
     def grant(self) -> None:
@@ -85,7 +84,7 @@ class Places:
     @property
     def next_attempt(self) -> float | None:
         """When it will be tried again to start a worker, of ``clock.now``; ``None`` if nothing is waited for."""
-        return self._again if self.short is not None and clock.now() < self._again < math.inf else None
+        return self._again if self.short is not None and clock.now() < self._again else None
 
     def all_taken(self, workers: int) -> bool:
         """Tell whether ``workers`` are as many as will come before the next attempt, as far as that is known."""

@@ -201,7 +201,7 @@ def _reap() -> None:
             elif not idle:
                 _changed.wait(_shelf[0].since + IDLE_SECONDS - now)
         for kept in idle:
-            kept.pool.shutdown(wait=True)
+            kept.pool.shutdown(wait=False)  # as in `leases`
         if empty:
             return
 
