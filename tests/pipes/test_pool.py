@@ -25,7 +25,7 @@ from tests.conformance.columns import FORKING
 from tests.conformance.tasks import until
 from tests.pipes import jobs
 from tests.pipes.pools import opened
-from unirun import Run, RuntimeConfig, configure
+from unirun import Run, RuntimeConfig, clock, configure
 from unirun.backends.pipes import forks, manager, places
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import by_value
@@ -226,6 +226,15 @@ def test_a_task_that_comes_while_a_refused_worker_is_to_be_tried_again(
         until(held.running, "the second task")
         assert full.refused == 1
         assert pool.submit(jobs.note, str(gate), "open").result(PATIENCE) == "open"
+
+
+def test_workers_that_end_before_they_are_ready_are_tried_again_a_minute_later() -> None:
+    """What ended five of them in one moment may be over: a host without memory, a module that was being written."""
+    several, why = places.Places(2), failure("pipes", "bootstrap", OSError("ended"))
+    assert [several.fail(why) for _ in range(5)] == [False] * 4 + [True]
+    count, when = several.missing(staying=1, coming=0, queued=5)
+    assert count == 1
+    assert 0 < when - clock.now() <= 60
 
 
 def test_what_is_cancelled_while_the_last_worker_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,26 @@ def test_reset_cancels_what_waits_in_each_pool_before_it_waits_for_one() -> None
     assert waiting.done()
 
 
+def test_an_idle_pool_that_does_not_end_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose worker has a thread left that goes on."""
+    monkeypatch.setattr(leases, "IDLE_SECONDS", 0.2)
+    gate = threading.Event()
+    for workers in (1, 2):
+        configure(ladder=("threads",), max_workers=workers)
+        assert unirun.submit(square, 2).result(PATIENCE) == 4
+    for entry in leases._leases.values():
+
+        def wait_for_ever(wait: bool = True, shutdown: Any = entry.pool.shutdown, **more: Any) -> None:
+            if wait:
+                gate.wait(PATIENCE)
+            shutdown(wait=wait, **more)
+
+        monkeypatch.setattr(entry.pool, "shutdown", wait_for_ever)
+    until(lambda: not leases.cached())
+    assert unirun.submit(square, 3).result(PATIENCE) == 9
+    until(lambda: not leases.cached())
+
+
 def test_reset_cancels_the_last_task_first() -> None:
     """Else the next one begins while those before it are told."""
     gate, order = threading.Event(), []

@@ -1237,3 +1237,25 @@ def test_what_items_take_is_remembered_of_several_functions(monkeypatch: pytest.
     for fn in [bool, complex, hex, oct, bin, chr, repr, str, float]:
         of(fn)
     assert list(paces) == [complex, hex, oct, bin, chr, repr, str, float]
+
+
+def test_an_iterable_with_a_length_may_take_long(tmp_path: Path) -> None:
+    """What was taken begins meanwhile: this one waits for the end of its own first item."""
+
+    class Slow:
+        def __len__(self) -> int:
+            return 10
+
+        def __iter__(self) -> Iterator[str]:
+            for number in range(10):
+                time.sleep(0.005)
+                if number == 5:
+                    until((tmp_path / "0").exists, "the first item")
+                yield str(tmp_path / str(number))
+
+    with compat.ProcessPoolExecutor(1) as executor:
+        assert list(executor.map(touch, Slow(), timeout=PATIENCE)) == [None] * 10
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
