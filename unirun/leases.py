@@ -191,7 +191,9 @@ def reset() -> None:
     with _lock:
         _resets += 1
         entries, broken = list(_leases.values()), _broken.copy()
-        futures = [list(entry.futures) for entry in entries]  # single steps: the handler of a signal may submit
+        # Single steps: the handler of a signal may submit. None of broken pools: those fail, and before 3.11.5 one that
+        # is cancelled meanwhile ends the thread that fails them; see gh-107219.
+        futures = [list(entry.futures) for entry in entries if not entry.pool._unirun_why_broken()]
         _leases.clear()
         _broken.clear()
         _changed.notify_all()

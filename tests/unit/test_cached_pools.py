@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,12 @@ def nap_and_die(number: int = 0) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def block_and_die(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def use_stdlib_pool() -> None:
@@ -75,12 +82,13 @@ class TestAWorkerDies:
             in_time(lambda: next(results))
         assert in_time(lambda: unirun.submit(square, 3).result()) == 9
 
-    def test_nobody_holds_the_pool_any_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nobody_holds_the_pool_any_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor does its own thread let go of it there: on 3.12 and 3.13 that takes the same lock."""
         use_stdlib_pool()
-        failed = unirun.submit(nap_and_die, 3)
+        failed = unirun.submit(block_and_die, str(tmp_path / "gate"))
         (entry,) = leases._leases.values()
         thread, collected = entry.pool._executor_manager_thread, weakref.ref(entry.pool)  # type: ignore[attr-defined]
+        until(failed.running)  # or it is cancelled
 
         def interrupt(**_: object) -> None:
             raise KeyboardInterrupt
@@ -91,6 +99,7 @@ class TestAWorkerDies:
         monkeypatch.undo()
         del entry
         gc.collect()
+        (tmp_path / "gate").touch()
         with pytest.raises(BrokenExecutor):
             failed.result(PATIENCE)
         until(lambda: not thread.is_alive())
@@ -148,6 +157,7 @@ def test_reset_cancels_what_waits_in_each_pool_before_it_waits_for_one() -> None
     gate = threading.Event()
     configure(ladder=("threads",), max_workers=1)
     running = unirun.submit(gate.wait)
+    until(running.running)
     queued = unirun.submit(square, 5)
 
     def wait() -> None:
@@ -189,7 +199,7 @@ def test_reset_cancels_the_last_task_first() -> None:
     """Else the next one begins while those before it are told."""
     gate, order = threading.Event(), []
     configure(ladder=("threads",), max_workers=1)
-    unirun.submit(gate.wait)
+    until(unirun.submit(gate.wait).running)
     for number in range(10):
         unirun.submit(square, number).add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
     opener = threading.Timer(0.1, gate.set)
