@@ -475,8 +475,13 @@ def test_a_task_is_half_written(function: Callable[..., Any], step: str) -> None
     executor = opened("pipes")
     executor.submit(square, 1).result(PATIENCE)
     until(lambda: executor._unirun_lower._manager.dispatch._idle)
-    with interrupted_before(function, step):
-        executor.submit(len, bytes(3_000_000))
+    (worker,) = executor._processes
+    os.kill(worker, signal.SIGSTOP)  # or it reads as fast as it is written
+    try:
+        with interrupted_before(function, step):
+            executor.submit(len, bytes(3_000_000))
+    finally:
+        os.kill(worker, signal.SIGCONT)
     assert executor.submit(square, 2).result(PATIENCE) == 4
     in_time(executor.shutdown)
 

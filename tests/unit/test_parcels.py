@@ -54,6 +54,7 @@ def test_nothing_else_does(before: list[Any], after: list[Any], other: Any) -> N
     assert sent == items[: parcel.count]
 
 
+@pytest.mark.usefixtures("patient")
 def test_what_follows_is_not_pickled_for_nothing() -> None:
     """Only as much as is written at once, before it is known that there are not only numbers."""
     pickled.clear()
