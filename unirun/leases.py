@@ -71,7 +71,7 @@ class _Lease:
 _lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
 _changed = threading.Condition(_lock)
 _leases: dict[_Key, _Lease] = {}
-# Pools that broke, for the reaper to end.
+# Pools that their own threads would have to end, and cannot: for the reaper.
 _broken: list[ManagedExecutor] = []
 _resets = 0
 # Ends idle pools. A daemon, so that the exit does not wait for it; it ends by itself when no pool is left.
@@ -351,8 +351,10 @@ def _reap() -> None:
                 return
             if not ended:
                 _changed.wait(min((end - now for end, _ in due), default=IDLE_SECONDS))
-        for pool in ended:
-            pool.shutdown(wait=False)  # one with a worker that does not end must not keep this from the others
+        while (
+            ended
+        ):  # of which none is held on to; and one with a worker that does not end keeps the others from nothing
+            ended.pop().shutdown(wait=False)
 
 
 def _forget_in_child() -> None:

@@ -30,7 +30,6 @@ def off_loop(call: Callable[[], T], future: "Future[T] | None" = None) -> "Futur
         threading.Thread(target=_run, args=(future, call), name="unirun-off-loop").start()
     except RuntimeError as error:
         if not is_refusal("start", error):
-            future.set_exception(error)
             raise
         _run(future, call)
     return future

@@ -26,6 +26,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.pipes import jobs
 from tests.pipes.stub import deaf
+from tests.unit.moments import asked
 from unirun.backends.pipes import future as code
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.pool import open_pipes
@@ -293,20 +294,6 @@ def traced(trace: Any, act: Callable[[], Any]) -> Any:
         return act()
     finally:
         sys.settrace(before)
-
-
-def asked(function: Callable[[], Any]) -> Future[Any]:
-    """Call a function in a thread of its own, which keeps nobody from leaving if it does not end."""
-    future: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
 
 
 def together(*functions: Callable[[], Any]) -> list[Any]:

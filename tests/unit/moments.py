@@ -12,24 +12,29 @@ from typing import Any
 
 import pytest
 
-__all__ = ["PATIENCE", "called_before", "in_time", "interrupted_before", "until"]
+__all__ = ["PATIENCE", "asked", "called_before", "in_time", "interrupted_before", "until"]
 
 #: Seconds after which nobody comes any more.
 PATIENCE = 30.0
 
 
+def asked(function: Callable[[], Any]) -> Future[Any]:
+    """Call a function in a thread of its own, which keeps nobody from leaving if it does not end."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
 def in_time(call: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Call a function in another thread, which must come to its end; return what it returns, raise what it raises."""
-    ended: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            ended.set_result(call())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return ended.result(seconds)
+    return asked(call).result(seconds)
 
 
 def until(condition: Callable[[], bool]) -> None:

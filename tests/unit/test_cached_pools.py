@@ -103,7 +103,12 @@ class TestAWorkerDies:
         with pytest.raises(BrokenExecutor):
             failed.result(PATIENCE)
         until(lambda: not thread.is_alive())
-        until(lambda: bool(gc.collect()) or collected() is None)
+
+        def is_gone() -> bool:
+            gc.collect()
+            return collected() is None
+
+        until(is_gone)
 
 
 def test_a_stale_pool_is_ended_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +301,7 @@ def test_who_is_told_of_a_pool_may_reset(rung: str) -> None:
     trace.add_listener(listen)
     try:
         if rung == "threads":
-            unirun.submit(square, 2).exception(PATIENCE)
+            until(unirun.submit(square, 2).done)
         else:
             with pytest.raises(RuntimeError, match="after shutdown"):
                 unirun.submit(square, 2)
