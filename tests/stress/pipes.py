@@ -250,7 +250,7 @@ def descriptors(method: str, seed: int) -> dict[str, Any]:
             futures = [pool.submit(jobs.sleep, 0.01) for _ in range(200)]
             wrong += [repr(f.exception(PATIENCE)) for f in futures if f.exception(PATIENCE) is not None]
             workers = len(pool.processes)
-        with opened(method, 1) as pool:  # a fork server that died of it is started anew, and what it left is closed
+        with opened(method, 1) as pool:  # what helps a start method has not died of it
             pool.submit(jobs.square, 1).result(PATIENCE)
         del pool
         gc.collect()  # PyPy closes only then what nobody refers to

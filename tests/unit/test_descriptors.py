@@ -160,6 +160,8 @@ def test_a_pool_that_has_ended_holds_no_descriptor(method: str) -> None:
 
 HELD = """
 import multiprocessing, os, resource, sys, time
+from multiprocessing import forkserver
+from unirun import configure
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
 def hold(gate):
@@ -170,6 +172,7 @@ def hold(gate):
 
 if __name__ == "__main__":
     gate, room = sys.argv[1], int(sys.argv[2])
+    configure(ladder=(sys.argv[3], "threads"))
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
         first = pool.submit(hold, gate)
         while not os.path.exists(gate + ".held"):
@@ -179,20 +182,23 @@ if __name__ == "__main__":
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, hard))
         second = pool.submit(abs, -3)
+        while pool.decision.short is None:
+            time.sleep(0.001)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         open(gate, "w").close()
         print(first.result(20), second.result(20), "at start" in str(pool.decision.short))
+        assert os.waitpid(forkserver._forkserver._forkserver_pid, os.WNOHANG) == (0, 0)
 """
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is no fork server here")
-@pytest.mark.parametrize("room", range(6))
-def test_a_second_worker_for_which_there_are_no_descriptors(room: int, tmp_path: Path) -> None:
-    """Costs neither the first one nor the task that this runs, however many there are."""
+@pytest.mark.parametrize(("rung", "room"), [("processes", n) for n in range(6)] + [("pipes", n) for n in range(10)])
+def test_a_second_worker_for_which_there_are_no_descriptors(rung: str, room: int, tmp_path: Path) -> None:
+    """Costs neither the first one, nor the task that this runs, nor the fork server, however many there are."""
     program = tmp_path / "program.py"
     program.write_text(HELD)
     run = subprocess.run(
-        [sys.executable, str(program), str(tmp_path / "gate"), str(room)],
+        [sys.executable, str(program), str(tmp_path / "gate"), str(room), rung],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

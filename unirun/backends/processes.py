@@ -298,8 +298,7 @@ class GuardedProcessPool(_Base):
         from unirun.backends.repairs import ensure_descriptors, kill, lost_server, undo_start
 
         try:
-            if self._mp_context.get_start_method() == "forkserver":
-                ensure_descriptors()
+            ensure_descriptors(self._mp_context)
             super()._spawn_process()  # type: ignore[misc]
         except Exception as error:
             from unirun.refusal import failure, is_refusal

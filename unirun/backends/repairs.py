@@ -50,15 +50,17 @@ def lost_server(worker: Any, error: BaseException) -> bool:
     return is_stray(worker) or (served and isinstance(error, (EOFError, ConnectionError)))
 
 
-def ensure_descriptors() -> None:
+def ensure_descriptors(context: Any) -> None:
     """Ask for as many descriptors as the start of a worker by a fork server takes in this process.
 
     Where there are some of them only, the stdlib opens a connection to the server and closes it again, without a word:
-    which the server dies of, and with it, for the stdlib, all workers.
+    which the server dies of, and with it, for the stdlib, all workers; and the next start, if it is still dying then.
 
     Raises:
         OSError: There are not so many.
     """
+    if context.get_start_method() != "forkserver":
+        return
     ends: list[int] = []
     try:
         for _ in range(3):

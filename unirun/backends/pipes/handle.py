@@ -30,7 +30,7 @@ from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.worker import Orders, work
-from unirun.backends.repairs import ensure_helpers, is_stray, kill, undo_start
+from unirun.backends.repairs import ensure_descriptors, ensure_helpers, is_stray, kill, undo_start
 
 __all__ = ["Handle", "Task"]
 
@@ -138,8 +138,8 @@ class Handle:
             #: The descriptor to poll; none once it is closed, when another file may have its number.
             self.fd: int = self._pipe.fileno()
             kept = (theirs, self._tokens, *(() if orders.shared is None else (orders.shared,)))
-            told = theirs, self._tokens, orders, signal.SIGINT in mask
-            make = partial(context.Process, target=work, args=told, daemon=False)
+            make = partial(context.Process, target=work, args=(theirs, self._tokens, orders, signal.SIGINT in mask))
+            ensure_descriptors(context)
             forks.start(partial(self._start, make), *kept)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._lifeline = forks.Lifeline(self.process)
