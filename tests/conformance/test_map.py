@@ -1,8 +1,10 @@
 """The contract of ``map``: order, laziness, chunks, time limits, and an exception at its place."""
 
 import copy
+import functools
 import gc
 import inspect
+import itertools
 import os
 import subprocess
 import sys
@@ -86,6 +88,55 @@ def test_all_items_are_taken_and_submitted_at_the_call(pool: Executor, journal: 
     pool.shutdown(wait=True)
     assert sorted(map(int, journal.read())) == list(range(6))
     assert list(results) == list(range(6))
+
+
+SHORT = {"on-inline": "short items wait for others where none is done beside the caller"}
+
+
+@across(skip=SHORT)
+@pytest.mark.parametrize("lead", [1, 6])
+@pytest.mark.parametrize("way", ["Executor.map", "unirun.map"])
+def test_an_iterable_that_waits_for_what_its_own_items_do(pool: Executor, tmp_path: Path, way: str, lead: int) -> None:
+    """As a crawler takes the next page from what the others have found, or who is only so far ahead of them."""
+    mapped: Any = pool.map if way == "Executor.map" else functools.partial(unirun.map, pool)
+    results = mapped(tasks.mark, itertools.repeat(str(tmp_path)), following(tmp_path, lead), itertools.repeat(0))
+    assert list(results) == list(range(60))
+
+
+@across()
+def test_an_iterable_that_waits_for_what_long_items_do(pool: Executor, tmp_path: Path) -> None:
+    results = pool.map(tasks.mark, itertools.repeat(str(tmp_path)), following(tmp_path, 1), itertools.repeat(0.003))
+    assert list(results) == list(range(60))
+
+
+@across(without=("on-inline",))
+def test_both_workers_have_an_item_while_an_iterable_waits(pool: Executor, gate: Gate) -> None:
+    """For something that needs both of them."""
+
+    def items() -> Iterator[str]:
+        yield from ("first", "second")
+        gate.await_arrival("first")
+        gate.await_arrival("second")
+        gate.open()
+
+    assert list(pool.map(tasks.hold, itertools.repeat(gate), items())) == ["first", "second"]
+
+
+@across("for-processes")
+def test_an_iterable_does_not_wait_for_an_item_that_was_refused(pool: Executor, tmp_path: Path) -> None:
+    assert pool.submit(tasks.square, 3).result() == 9
+    pool.shutdown(wait=True)
+    items = following(tmp_path, 1)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.map(tasks.mark, itertools.repeat(str(tmp_path)), items, itertools.repeat(0))
+
+
+def following(folder: Path, lead: int) -> Iterator[int]:
+    """Iterate over 60 numbers; each comes when the one that many before it has left its mark."""
+    for number in range(60):
+        if number >= lead:
+            tasks.until(Path(folder, str(number - lead)).exists, f"the item {number - lead}")
+        yield number
 
 
 @across()

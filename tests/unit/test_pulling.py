@@ -77,6 +77,28 @@ def test_items_may_wait_for_one_another() -> None:
     assert list(unirun.map(meet, range(MANY))) == list(range(MANY))
 
 
+@pytest.mark.parametrize("lead", [1, 2, 5])
+def test_an_iterable_that_waits_for_what_its_own_items_do(lead: int) -> None:
+    done = [threading.Event() for _ in range(200)]
+
+    def items() -> Iterator[int]:
+        for number in range(200):
+            assert number < lead or done[number - lead].wait(PATIENCE)
+            yield number
+
+    assert list(unirun.map(lambda number: done[number].set(), items())) == [None] * 200
+
+
+def test_both_threads_have_an_item_while_an_iterable_waits() -> None:
+    barrier = threading.Barrier(3)
+
+    def items() -> Iterator[int]:
+        yield from range(2)
+        barrier.wait(PATIENCE)
+
+    assert list(unirun.map(lambda _: barrier.wait(PATIENCE) >= 0, items())) == [True, True]
+
+
 @pytest.mark.parametrize("place", [0, 1, 700, MANY - 1])
 def test_an_exception_comes_after_all_earlier_results(place: int) -> None:
     def fail(number: int) -> int:

@@ -16,7 +16,7 @@ Guarantees:
     submitted, before the pool ends: both as if all had been at the call.
 
 Does not promise:
-    That short items which wait for each other run at once: they may be in one batch. That an iterable may wait for what
-    its own items do, or items for those of an earlier ``map`` that others follow. Nor the results of the items before
-    one that ends its worker: they are lost with their batch.
+    That short items which wait for each other run at once: they may be in one batch. Inline, that an iterable may wait
+    for what its own short items do. That items may wait for those of an earlier ``map`` that others follow. Nor the
+    results of the items before one that ends its worker: they are lost with their batch.
 """

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 from unirun import clock
 from unirun.maps import exits
-from unirun.maps.pace import LOOK
+from unirun.maps.pace import at_once
 from unirun.maps.results import Results, in_order
 from unirun.maps.sending import Sending
 from unirun.maps.source import Source
@@ -39,6 +39,7 @@ class Batches(Sending):
         paces: How long an item of the newest maps took, by function; kept by the executor.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
         soon: Does something where no lock of the executor's is held.
+        inline: Tells whether tasks run in ``submit``.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Batches(Sending):
         paces: dict[Any, float] | None = None,
         ended: Callable[[Batches], object] | None = None,
         soon: Callable[[Callable[[], object]], object] = lambda step: step(),
+        inline: Callable[[], bool] = lambda: False,
     ) -> None:
         source = Source(iterables)
         super().__init__(
@@ -62,7 +64,9 @@ class Batches(Sending):
         self._source = source
         self._lazy = window is not None  # and what the iterables raise is raised where results are asked for
         self._end = None if timeout is None else timeout + clock.now()
-        self._soon = soon
+        self._soon, self._inline = soon, inline
+        self._together = False  # short items wait for others
+        self._paused = 0.0  # seconds in which items were sent in the course of taking others
         self._grab = 1  # items to take at once, where results are asked for
         self.present: Callable[[], bool] = exits.presence()
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
@@ -149,10 +153,9 @@ class Batches(Sending):
     def _take_all(self) -> None:
         count = None if self._source.inert else 1
         while not self._read and self._error is None:
-            begin = clock.now()
-            self._take(count)
-            self._pump()
-            count = 2 * count if count and clock.now() - begin < LOOK else 1
+            count = at_once(count or 1, self._take(count))
+            if not self._open:
+                self._pump()
         self._pump()
 
     def _take_some(self) -> None:
@@ -161,28 +164,37 @@ class Batches(Sending):
         Where taking them takes long, each is sent as soon as it is there, and no more are taken once a result is.
         """
         self._pump()  # there may be room now for more results
-        while not self._read and self._error is None:
+        while not self._read and self._error is None and not self.reading:
             with self._lock:
                 size = self._wanted(0)
                 count = min(size, self._room() - (self._taken - self._next), self._ahead() * size - len(self._unsent))
                 first = self._sent.get(self._next)
             if count <= 0 or (self._grab == 1 and first is not None and first.done):
                 break
-            begin = clock.now()
-            self._take(min(count, self._grab))
-            self._grab = 2 * self._grab if clock.now() - begin < LOOK else 1
+            self._grab = at_once(self._grab, self._take(min(count, self._grab)))
             if self._window is None:  # shut down in the course of that
                 self._take_all()
-            if self._grab == 1 or len(self._unsent) >= size:
+            if len(self._unsent) >= size:
                 self._pump()
         self._pump()
         self._settle()
 
-    def _take(self, count: int | None) -> None:
-        if self._source.take(count, self._add, self._fail if self._lazy else None):
+    def _take(self, count: int | None) -> float:
+        """Take so many items, or all, and return the seconds that the iterables took for it."""
+        begin, self._paused = clock.now(), 0.0
+        with self._source.taking:
+            # Where nothing is done beside the caller each would go alone.
+            self._together = self._inline() and self._wanted(0) > 1
+            try:
+                ended = self._source.take(count, self._add, self._more, self._fail if self._lazy else None)
+            finally:
+                with self._lock:
+                    self._taken += self._unsent.seal()
+        if ended:
             with self._lock:
                 self._read = True
                 self._changed.notify_all()  # who asks for results may be another thread, which has had them all
+        return clock.now() - begin - self._paused
 
     def _unheard(self) -> bool:
         return self._closed or bool(self._dropped)
@@ -192,9 +204,16 @@ class Batches(Sending):
 
     def _add(self, items: Sequence[Any]) -> None:
         with self._lock:
-            if items and not (self._closed or self._error):
+            if not (self._closed or self._error):
                 self._unsent.add(self._taken, items)
-            self._taken += len(items)
+
+    def _more(self) -> bool:
+        """Send what was taken, if a worker may be idle; else whoever hears of a batch does, at any moment."""
+        if len(self._open) < self._workers and not self._together:
+            begin = clock.now()
+            self._pump()
+            self._paused += clock.now() - begin
+        return not (self._closed or self._error)
 
     # Results, in the thread of whoever asks for them.
 

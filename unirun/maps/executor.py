@@ -147,6 +147,7 @@ class BatchingExecutor(ManagedExecutor):
             paces=self._unirun_paces,
             ended=over,
             soon=soon,
+            inline=lambda: any(each.decision.backend == "inline" for each in held),
         )
         maps.append(sending)
         if self._unirun_ending:  # since the look above, by who may have looked for maps before this one was there

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["AHEAD", "ITEMS", "LIMIT", "LOOK", "WINDOW", "Pace"]
+__all__ = ["AHEAD", "ITEMS", "LIMIT", "LOOK", "WINDOW", "Pace", "at_once"]
 
 #: Seconds after which a worker begins no further item of a batch: several times what one should take, since the workers
 #: and this process may share the processors.
@@ -33,6 +33,11 @@ _SHORT: Final = 0.002
 _CLOCK: Final = 1e-9
 #: Items in one batch at most.
 _MOST: Final = 16384
+
+
+def at_once(count: int, seconds: float) -> int:
+    """Return how many items to take from the iterables at once, after taking ``count`` took so long."""
+    return 2 * count if seconds < LOOK else max(1, int(count * LOOK / seconds))
 
 
 class Pace:

@@ -21,7 +21,9 @@ from functools import partial
 
 from unirun import clock
 from unirun.maps import exits
+from unirun.maps.pace import at_once
 from unirun.maps.results import Popping, Results
+from unirun.maps.source import inert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ _TURN: Final = 0.01
 _WINDOW: Final = 8
 _WORK: Final = 0.016
 _ITEMS: Final = 1 << 16
-#: Seconds of taking items after which it is time to look whether there are results.
-_LOOK: Final = 0.0005
 #: ``pulls`` is whether this thread does items just now.
 _here = threading.local()
 #: Items after which the time that they take is judged by newer ones only.
@@ -75,6 +75,7 @@ class Pulling:
         self._submit = submit
         self._fn = fn
         self._source: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._inert = inert(iterables)
         self._workers = workers
         self._window = window
         self._end = None if timeout is None else clock.now() + timeout
@@ -95,6 +96,7 @@ class Pulling:
         self._read = False  # nothing more will be taken
         self._closed = False  # nobody will ask for results
         self._grab = 1  # items to take at once
+        self._paused = 0.0  # seconds in which tasks were submitted in the course of that
         self._starter: int | None = None  # the thread that submits tasks just now; one at a time
 
     def begin(self) -> Iterator[Any]:
@@ -189,21 +191,40 @@ class Pulling:
                 count = min(self._grab, self._room() - (self._taken - self._next))
             if count <= 0:
                 return
-            begin = clock.now()
-            items: list[tuple[Any, ...]] = []
+            begin, self._paused = clock.now(), 0.0
+            before = self._taken
             try:
-                for item in itertools.islice(self._source, count):  # not `list`, which would lose them if one raises
-                    items.append(item)  # noqa: PERF402
+                self._add(itertools.islice(self._source, count))
             except Exception as error:  # raised in its place, after the results before it
                 self._failed, self._read = error, True
-            self._grab = 2 * count if clock.now() - begin < _LOOK else 1
+            self._grab = at_once(count, clock.now() - begin - self._paused)
             with self._lock:
-                self._items.extend(enumerate(items, self._taken))
-                self._taken += len(items)
-                self._read = self._read or len(items) < count
+                self._read = self._read or self._taken - before < count
                 enough = self._grab == 1 and self._next in self._done
             self._start()
             if enough:
+                return
+
+    def _add(self, items: Iterator[tuple[Any, ...]]) -> None:
+        """Take items and let them be done; each at once where code of the program's runs for the next one.
+
+        That may wait for what the others do.
+        """
+        if self._inert:
+            taken = list(items)
+            with self._lock:
+                self._items.extend(enumerate(taken, self._taken))
+                self._taken += len(taken)
+            return
+        for place, item in enumerate(items, self._taken):
+            # Without the lock, which is for those who take them out, and for `_stop`: what comes later is not begun.
+            self._items.append((place, item))
+            self._taken = place + 1
+            if self._pullers < self._workers:
+                begin = clock.now()
+                self._start()
+                self._paused += clock.now() - begin
+            if self._error is not None:
                 return
 
     def _room(self) -> int:

@@ -38,9 +38,9 @@ class Source:
         first: Any = None if self.spread else iterables[0]
         self._whole: Sequence[Any] | None = first[:] if type(first) in _SEQUENCES else None
         self._ended = False
-        # Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
-        # Reentrant: an iterable may shut the pool down.
-        self._taking = threading.RLock()
+        #: Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
+        #: Reentrant: an iterable may shut the pool down.
+        self.taking = threading.RLock()
         self._taker: int | None = None  # the thread that does so
 
     @property
@@ -52,41 +52,53 @@ class Source:
         self,
         count: int | None,
         add: Callable[[Sequence[Any]], object],
+        more: Callable[[], bool],
         failed: Callable[[Exception], object] | None,
     ) -> bool:
-        """Take so many items, or all, and add them; return whether there are no more.
+        """Take so many items, or all; return whether there are no more. To be called with ``taking`` held.
 
         Args:
             count: How many; ``None`` for all.
-            add: Gets what was taken, also where the iterables fail then.
+            add: Gets what is taken: once, and where code of the program's runs for that, a list that is still empty.
+            more: Called before the program is asked for the next item, which may wait for what is done with the others;
+                tells whether that one is wanted.
             failed: Gets the error of the iterables, which ends them.
 
         Raises:
             Exception: What the iterables raise, without ``failed``.
         """
-        with self._taking:
-            outer, self._taker = self._taker, threading.get_ident()
-            try:
-                self._take(count, add, failed)
-            finally:
-                self._taker = outer
-            return self._ended
+        outer, self._taker = self._taker, threading.get_ident()
+        try:
+            self._take(count, add, more, failed)
+        finally:
+            self._taker = outer
+        return self._ended
 
     def _take(
         self,
         count: int | None,
         add: Callable[[Sequence[Any]], object],
+        more: Callable[[], bool],
         failed: Callable[[Exception], object] | None,
     ) -> None:
         whole, self._whole = self._whole, None
+        if self._ended:
+            return
         if whole is not None and count is None:
             self._ended, self._items = True, iter(())  # which holds the caller's
             add(whole)
-        elif not self._ended:
-            items: list[Any] = []
+            return
+        items: list[Any] = []
+        if self.inert:
+            items.extend(itertools.islice(self._items, count))
+            add(items)
+        else:
+            add(items)
             try:
-                for item in itertools.islice(self._items, count):  # not `list`, which would lose them if one raises
-                    items.append(item)  # noqa: PERF402
+                for item in itertools.islice(self._items, count):
+                    items.append(item)
+                    if not more():
+                        return
             except BaseException as error:
                 if failed is None:  # the call raises it: whoever shuts the pool down meanwhile must not read on
                     self._ended = True
@@ -94,6 +106,4 @@ class Source:
                 if not isinstance(error, Exception):
                     raise
                 failed(error)  # before anybody else can take this for the end
-            finally:
-                add(items)
-            self._ended = count is None or len(items) < count
+        self._ended = count is None or len(items) < count

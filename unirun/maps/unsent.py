@@ -21,21 +21,37 @@ class Unsent:
         gone: Gets what is not needed any more, to be let go of without the lock.
     """
 
-    __slots__ = ("_count", "_gone", "_pieces")
+    __slots__ = ("_count", "_gone", "_growing", "_pieces", "_place", "_sent")
 
     def __init__(self, gone: list[Any]) -> None:
         self._gone = gone
         # The place of the first item, the items, how many of them were sent: a long list is not copied for each batch.
         self._pieces: deque[tuple[int, Sequence[Any], int]] = deque()
-        self._count = 0
+        self._count = 0  # the items in these
+        # The same of what is just being taken, if something is.
+        self._place, self._sent = 0, 0
+        self._growing: Sequence[Any] | None = None
 
-    def __len__(self) -> int:
-        return self._count
+    def __len__(self) -> int:  # may be asked without the lock: too much for a moment, but never too little
+        growing = self._growing
+        return self._count + (0 if growing is None else len(growing) - self._sent)
 
     def add(self, place: int, items: Sequence[Any]) -> None:
-        """Add items behind the others."""
-        self._pieces.append((place, items, 0))
-        self._count += len(items)
+        """Add items behind the others. A list may grow at its end until ``seal``, also without the lock."""
+        self._place, self._sent = place, 0
+        self._growing = items
+
+    def seal(self) -> int:
+        """Take note that the newest items are all there; return how many."""
+        if (items := self._growing) is None:  # they were forgotten
+            return 0
+        if left := len(items) - self._sent:
+            self._pieces.append((self._place, items, self._sent))
+            self._count += left
+        else:
+            self._gone.append(items)
+        self._growing = None
+        return len(items)
 
     def put_back(self, place: int, items: Sequence[Any]) -> None:
         """Put items before the others."""
@@ -43,12 +59,31 @@ class Unsent:
         self._count += len(items)
 
     def cut(self, count: int) -> Batch:
-        """Take out a batch of at most ``count`` items; there is at least one."""
+        """Take out a batch of at most ``count`` items, each of which follows the one before; there is at least one."""
+        place, items = self._cut(count)
+        if len(items) < count and self._follow(place + len(items)):
+            items = list(items)
+            while len(items) < count and self._follow(place + len(items)):
+                items += self._cut(count - len(items))[1]
+        return Batch(place, items)
+
+    def _follow(self, place: int) -> bool:
+        """Tell whether the next item is there, and is that of a place."""
+        if self._pieces:
+            return self._pieces[0][0] + self._pieces[0][2] == place
+        return len(self) > 0 and self._place + self._sent == place
+
+    def _cut(self, count: int) -> tuple[int, Sequence[Any]]:
+        if not self._pieces:
+            assert self._growing is not None
+            first, cut = self._place + self._sent, self._growing[self._sent : self._sent + count]
+            self._sent += len(cut)
+            return first, cut
         place, items, sent = self._pieces.popleft()
-        batch = Batch(place + sent, items[sent : sent + count])
-        if sent + batch.count < len(items):
-            self._pieces.appendleft((place, items, sent + batch.count))
+        cut = items[sent : sent + count]
+        if sent + len(cut) < len(items):
+            self._pieces.appendleft((place, items, sent + len(cut)))
         else:
             self._gone.append(items)
-        self._count -= batch.count
-        return batch
+        self._count -= len(cut)
+        return place + sent, cut
