@@ -126,6 +126,12 @@ def mark(folder: str, number: int, seconds: float) -> int:
     return number
 
 
+def follow(folder: str, number: int) -> int:
+    """Wait for the mark of another task."""
+    until(Path(folder, str(number)).exists, f"the mark of {number}")
+    return number
+
+
 def hold(gate: Gate, name: str = "holder") -> str:
     gate.pass_through(name)
     return name

@@ -131,6 +131,25 @@ def test_an_iterable_does_not_wait_for_an_item_that_was_refused(pool: Executor, 
         pool.map(tasks.mark, itertools.repeat(str(tmp_path)), items, itertools.repeat(0))
 
 
+@across()
+@pytest.mark.parametrize("seconds", [0, 0.003])
+def test_items_that_wait_for_those_of_an_earlier_map(pool: Executor, tmp_path: Path, seconds: float) -> None:
+    """All of that begin first."""
+    folder = str(tmp_path)
+    first = pool.map(tasks.mark, [folder] * 40, range(40), [seconds] * 40)
+    second = pool.map(tasks.follow, [folder] * 40, reversed(range(40)))
+    assert (list(second), list(first)) == (list(reversed(range(40))), list(range(40)))
+
+
+@across(skip=NOTHING_PENDING)
+def test_a_map_goes_on_when_an_earlier_one_is_given_up(pool: Executor, gate: Gate) -> None:
+    first: Any = pool.map(tasks.hold, [gate] * 500, ["held"] * 500)
+    second = pool.map(tasks.square, range(500))
+    first.close()
+    gate.open()
+    assert list(second) == [number * number for number in range(500)]
+
+
 def following(folder: Path, lead: int) -> Iterator[int]:
     """Iterate over 60 numbers; each comes when the one that many before it has left its mark."""
     for number in range(60):

@@ -914,7 +914,7 @@ def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, t
     """It may come in the middle of anything, in any thread. The pool's own one cancels what has not begun."""
     gate = Gate(str(tmp_path))
     executor: Any = Run(flavor="processes", config=RuntimeConfig(max_workers=1, reuse=False)).__enter__()
-    results: Any = executor.map(stop_at, itertools.repeat(gate, 100), range(100))
+    results: Any = executor.map(stop_at, [gate] * 5000, range(5000))  # more than go into one batch
     assert next(results) == 0
     gate.await_arrival("1")
     (sending,) = executor._unirun_maps

@@ -12,11 +12,11 @@ Guarantees:
     Order, exceptions at their place and the time limit are those of ``Executor.map``. Items in a batch share nothing;
     see ``backends.batch``, which runs in the worker.
     Few batches are on their way at once; the others wait here. Whoever closes the iterator takes them back.
-    What is submitted after a ``map`` comes after its items, and what it has not submitted yet at ``shutdown`` is
-    submitted, before the pool ends: both as if all had been at the call.
+    What is submitted after a ``map`` comes after its items, those of a later ``map`` too; and what it has not submitted
+    yet at ``shutdown`` is submitted, before the pool ends: as if all had been at the call.
 
 Does not promise:
     That short items which wait for each other run at once: they may be in one batch. Inline, that an iterable may wait
-    for what its own short items do. That items may wait for those of an earlier ``map`` that others follow. Nor the
-    results of the items before one that ends its worker: they are lost with their batch.
+    for what its own short items do. That what a batch has left that took too long comes before what was submitted
+    meanwhile. Nor the results of the items before one that ends its worker: they are lost with their batch.
 """

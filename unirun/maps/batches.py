@@ -37,6 +37,7 @@ class Batches(Sending):
             that fits the batches. ``None``: all are taken at once.
         timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
         paces: How long an item of the newest maps took, by function; kept by the executor.
+        maps: All calls of ``map`` of the executor, in their order; kept by it.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
         soon: Does something where no lock of the executor's is held.
         inline: Tells whether tasks run in ``submit``.
@@ -53,13 +54,22 @@ class Batches(Sending):
         window: int | None = None,
         timeout: float | None = None,
         paces: dict[Any, float] | None = None,
+        maps: Sequence[Sending] = (),
         ended: Callable[[Batches], object] | None = None,
         soon: Callable[[Callable[[], object]], object] = lambda step: step(),
         inline: Callable[[], bool] = lambda: False,
     ) -> None:
         source = Source(iterables)
         super().__init__(
-            submit, fn, spread=source.spread, workers=workers, size=size, window=window, paces=paces, ended=ended
+            submit,
+            fn,
+            spread=source.spread,
+            workers=workers,
+            size=size,
+            window=window,
+            paces=paces,
+            maps=maps,
+            ended=ended,
         )
         self._source = source
         self._lazy = window is not None  # and what the iterables raise is raised where results are asked for
@@ -68,7 +78,6 @@ class Batches(Sending):
         self._together = False  # short items wait for others
         self._paused = 0.0  # seconds in which items were sent in the course of taking others
         self._grab = 1  # items to take at once, where results are asked for
-        self.present: Callable[[], bool] = exits.presence()
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
         # Where results are asked for, and the same once that is gone. Not asked: what is asked lives on meanwhile, and
         # may die where a lock is held.

@@ -119,8 +119,7 @@ class BatchingExecutor(ManagedExecutor):
         if self._unirun_ending:
             raise self._unirun_refusal()
         for each in self._unirun_own_maps():
-            if not each.goes_on_alone() and self._max_workers == 1:  # then the order in which tasks begin can be seen
-                each.flush()
+            each.goes_on_alone()
         memos: list[Memo] = []
         maps = self._unirun_maps  # and no other one, where the program constructs this pool again meanwhile
         remember = partial(memo_for, fn, inert(iterables), window)
@@ -145,6 +144,7 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
+            maps=maps,
             ended=over,
             soon=soon,
             inline=lambda: any(each.decision.backend == "inline" for each in held),

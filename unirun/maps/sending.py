@@ -16,7 +16,7 @@ from unirun.maps.unsent import Unsent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Final
 
     from unirun.maps.parcels import Batch
@@ -39,6 +39,7 @@ class Sending:
         window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
             that fits the batches. ``None``: all are taken at once.
         paces: How long an item of the newest maps took, by function; kept by the executor.
+        maps: All calls of ``map`` of the executor, in their order; kept by it.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
     """
 
@@ -52,13 +53,16 @@ class Sending:
         size: int | None,
         window: int | None,
         paces: dict[Any, float] | None,
+        maps: Sequence[Sending],
         ended: Callable[[Any], object] | None,
     ) -> None:
         self._submit: Any = submit
         self._fn: Any = fn
         self._parcels = Parcels(fn, spread)
         self._workers, self._size, self._window = workers, size, window
-        self._ended = ended
+        self._maps, self._ended = maps, ended
+        #: Whether it still goes on here: not in a forked child, nor at the very end.
+        self.present: Callable[[], bool] = exits.presence()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
         # a signal handler may submit in the course of anything. To be taken as it is: Ctrl-C may come in the
         # condition's own functions for that.
@@ -137,12 +141,16 @@ class Sending:
     def _settle(self) -> None:
         """Tell the executor if all is done or given up, if it does not know yet."""
         self._gone.clear()
+        if not self._unsent:
+            for later in list(itertools.dropwhile(lambda each: each is not self, list(self._maps)))[1:]:
+                later._pump()
         ended = None
         try:
             with self._lock:
                 if not self._over:
                     return
                 ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
+                self._maps = ()
                 if ended is not None and self._pace.known:
                     self._paces.pop(self._fn, None)
                     self._paces[self._fn] = self._pace.average
@@ -201,12 +209,23 @@ class Sending:
         most = self._ahead() if self._pace.known or self._size is not None else self._workers
         full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
         wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
-        if self._closed or not self._unsent or (wait and not self._flushing):
+        if self._closed or not self._unsent or ((wait or self._comes_later()) and not self._flushing):
             return None
         batch = self._unsent.cut(self._wanted(len(self._unsent)))
         self._open.add(batch)  # first: what is in here and has no future is given up after Ctrl-C
         self._sent[batch.start] = batch
         return batch
+
+    def _comes_later(self) -> bool:
+        """Tell whether there is something to be sent of a map before this one, as if all had been at the call.
+
+        Without the locks of those: the collector may drop the results of any map, in the middle of anything. They look
+        for this one when they have nothing more to send. Not while they are being sent by this thread: a task that runs
+        inline may wait for what it maps.
+        """
+        me = threading.get_ident()
+        before = itertools.takewhile(lambda each: each is not self, list(self._maps))
+        return any(each._window is None and each.unsent and each._sender != me and each.present() for each in before)
 
     def _ahead(self) -> int:
         """Return how many batches may be on their way. The lock is held."""
@@ -223,7 +242,8 @@ class Sending:
         if self._size is not None:
             return self._size
         most = None if self._window is None else max(1, (self._window or ITEMS) // self._ahead())
-        return self._pace.wanted(left if self._read and left else None, most)
+        # While others are taken, what is here is shared out all the same: it may be all.
+        return self._pace.wanted(left if left and (self._read or self._window is None) else None, most)
 
     def _send(self, batch: Batch) -> None:
         """Submit a batch; its first items, where not all of them go into one."""
