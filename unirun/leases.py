@@ -2,7 +2,8 @@
 
 Guarantees:
     One pool for each flavor and settings, however many threads ask at once. A pool in use is never ended as idle.
-    A broken pool is replaced. A forked child starts with none: its parent's pools are its parent's.
+    A broken pool is replaced, and so is, after a while, one that came down for want of something that comes and goes.
+    A forked child starts with none: its parent's pools are its parent's.
 
 Does not promise:
     That a forked worker sees a global that the program changed since the pool started. ``reset`` starts anew; and an
@@ -32,6 +33,7 @@ from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import give_up, off_loop
 from unirun.opening import Opening
 from unirun.pools import open_pool
+from unirun.refusal import passing
 from unirun.trace import PROCESSES
 
 __all__ = ["cached", "find", "reset", "resets", "start", "submit", "submitter"]
@@ -49,6 +51,9 @@ _SURPLUS_SECONDS: Final = 1.0
 #: long as a task that is waited for. Tasks one after the other would take twice as long; this adds one per cent.
 FILES_SECONDS: Final = 0.01
 
+#: Seconds after which a pool is tried anew that came down the ladder for want of something that others give back.
+RETRY_SECONDS: Final = 60.0
+
 #: Pools that may end, one after the other, before they have taken a task: a listener that hears of each may reset.
 _POOLS: Final = 10
 
@@ -63,14 +68,14 @@ class _Lease:
         # that was large once takes long to go through for ever.
         self.futures: OrderedDict[Future[Any], None] = OrderedDict()
         self.starting: Future[Any] | None = None
-        self.idle_since = self.checked = clock.now()
+        self.idle_since = self.checked = self.tried = clock.now()
         self.birth = birth  # of worker processes
 
 
 # Guards _leases, _broken, _resets, the counts in them and _reaper; notified when the reaper has to look again.
 _lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
 _changed = threading.Condition(_lock)
-_leases: dict[_Key, _Lease] = {}
+_leases: dict[_Key | object, _Lease] = {}  # those that are no longer found by a key of their own
 # Pools that their own threads would have to end, and cannot: for the reaper.
 _broken: list[ManagedExecutor] = []
 _resets = 0
@@ -234,6 +239,9 @@ def _find(
         try:
             with _lock:
                 entry = _leases.get(key)
+                if entry is not None and _may_rise(entry):  # it may have tasks, which reset() is to find
+                    _leases[object()] = _leases.pop(key)
+                    entry = None
                 if entry is not None and _is_stale(entry):
                     stale.append(_leases.pop(key))
                     entry = None
@@ -254,6 +262,16 @@ def _find(
         if entry is not None:
             return entry
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
+
+
+def _may_rise(entry: _Lease) -> bool:
+    """Tell whether a higher rung may serve now than that of a pool, which is asked every now and then."""
+    now = clock.now()
+    if now - entry.tried < RETRY_SECONDS:
+        return False
+    entry.tried = now
+    decision = entry.pool.decision
+    return decision.settled and decision.downgraded and any(map(passing, decision.refused))
 
 
 def _is_stale(entry: _Lease) -> bool:

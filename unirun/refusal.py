@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     #: can run. bootstrap: a worker ended before it said that it is ready.
     Stage = Literal["import", "construct", "start", "bootstrap"]
 
-__all__ = ["LONG_PATH", "USUALLY", "Failure", "Refused", "failure", "is_refusal", "lasting", "refused_start"]
+__all__ = [
+    "LONG_PATH",
+    "NO_ROOM",
+    "USUALLY",
+    "Failure",
+    "Refused",
+    "failure",
+    "is_refusal",
+    "lasting",
+    "passing",
+    "refused_start",
+]
 
 
 class Failure(Value):
@@ -90,9 +101,12 @@ _CONSTRUCT: Final = frozenset(
 )
 #: Those of them that stay as they are while the interpreter lives; the others come and go with the load.
 _LASTING: Final = frozenset({errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS})
+#: What there is too little of for the moment.
+NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+_NO_THREAD: Final = "can't start new thread"
 #: How the interpreter says that it will not start a thread or a process; it has no class or number for that.
 _REFUSING_WORDS: Final = (
-    "can't start new thread",
+    _NO_THREAD,
     "fork not supported for",  # in a sub-interpreter
     "daemon threads are disabled in this",  # likewise; the stdlib's queues need one
 )
@@ -111,6 +125,11 @@ USUALLY: Final = (
 def lasting(error: BaseException) -> bool:
     """Tell whether a refusal at ``import`` or ``construct`` cannot change while the interpreter lives."""
     return not isinstance(error, OSError) or error.errno in _LASTING
+
+
+def passing(why: Failure) -> bool:
+    """Tell whether a refusal may be over in a while, as others give back what there was too little of."""
+    return why.errno in NO_ROOM or why.message.startswith(_NO_THREAD)
 
 
 def is_refusal(stage: Stage, error: BaseException) -> bool:

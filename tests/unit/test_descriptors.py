@@ -207,6 +207,51 @@ def test_a_second_worker_for_which_there_are_no_descriptors(rung: str, room: int
     assert (run.stdout, run.stderr) == ("done 3 True\n", "")
 
 
+PASSING = """
+import os, resource, threading
+import unirun
+from unirun import configure, leases
+leases.RETRY_SECONDS = 0
+
+def apart():
+    return unirun.submit(os.getpid).result(20) != os.getpid()
+
+if __name__ == "__main__":
+    asked = {"force_process": True, "cpu_bound": True, "max_workers": 2, "isolation": "share", "downgrade": "silent"}
+    for ladder in ("threads",), None:  # what is imported for them
+        configure(ladder=ladder, **asked)
+        assert apart() == (ladder is None)
+    unirun.reset()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    gate = threading.Event()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    print(apart(), apart())
+    held = unirun.submit(gate.wait, 20)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print(apart(), held.done())
+    threading.Timer(0.1, gate.set).start()
+    unirun.reset()
+    print(held.done(), leases.cached())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no limits as on Unix here")
+def test_a_cached_pool_that_came_down_in_a_bad_moment(tmp_path: Path) -> None:
+    """Is tried anew after a while, also if it is in use; and `reset` waits for that use."""
+    program = tmp_path / "program.py"
+    program.write_text(PASSING)
+    run = subprocess.run(
+        [sys.executable, str(program)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.stdout, run.stderr) == ("False False\nTrue False\nTrue 0\n", "")
+
+
 DENIED = """
 import os, resource
 import unirun

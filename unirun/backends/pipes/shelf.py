@@ -14,7 +14,6 @@ Does not promise:
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -29,13 +28,11 @@ from unirun.backends.pipes.exits import ending, unlist
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pool import Pending, PipePool
 from unirun.fresh import Birth
-from unirun.refusal import Failure, Refused
+from unirun.refusal import NO_ROOM, Failure, Refused
 
 __all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
 
 _Key = tuple[Any, ...]
-#: What is refused where others, such as idle pools, have taken it all.
-_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 #: Seconds after which a pool that nobody borrows is ended: as those of ``leases``.
 IDLE_SECONDS: Final = 60.0
@@ -99,10 +96,10 @@ def _opened(make: Callable[[], PipePool]) -> PipePool:
     try:
         pool = make()
     except Refused as refused:
-        if getattr(refused.error, "errno", None) not in _NO_ROOM or not _end_idle():
+        if getattr(refused.error, "errno", None) not in NO_ROOM or not _end_idle():
             raise
         return make()
-    if pool.short is None or pool.short.errno not in _NO_ROOM or not _end_idle():
+    if pool.short is None or pool.short.errno not in NO_ROOM or not _end_idle():
         return pool
     pool.shutdown(wait=True)
     return make()
