@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -80,6 +80,11 @@ def map_records(peer: Peer) -> None:
     assert peer.map(sum_up, records())[-1] == Record("number 3999", [7_999.0])
 
 
+def map_generated(peer: Peer) -> None:
+    """2,000 short tasks by the pool's own map, for items that take some time to make."""
+    peer.map(squares, made(2_000))
+
+
 def map_mixed(peer: Peer) -> None:
     """200 tasks of 5 to 50 ms by the pool's own map."""
     peer.map(time.sleep, shuffled())
@@ -154,6 +159,12 @@ def squares(count: int) -> int:
     return sum(number * number for number in range(count))
 
 
+def made(count: int) -> Iterator[int]:
+    for _ in range(count):
+        squares(1_000)
+        yield 1_000
+
+
 def new_arrays() -> list[Any]:
     import numpy
 
@@ -180,6 +191,7 @@ JOBS: dict[str, Job] = {
     "map": Job("Map 20,000 tiny tasks, default arguments", 20, map_tiny),
     "short": Job("Map 4,000 tasks of some 50 us of computing", 10, map_short),
     "records": Job("Map 4,000 small objects, one back for each", 10, map_records),
+    "generated": Job("Map 2,000 tasks of some 50 us, from a generator that takes as long for each", 10, map_generated),
     "mixed": Job("Map 200 tasks of 5 to 50 ms in shuffled order", 3, map_mixed),
     "slow-first": Job("Map one task of 1 s, then 19,999 tiny ones", 2, map_slow_first),
     "slow-middle": Job("Map 20,000 tasks, the middle one of 1 s", 2, map_slow_middle),

@@ -1,6 +1,6 @@
 """The pools that are compared, each as a context manager that gives the two ways of using it: one call, and many."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Peer:
 
     one: Callable[[Function, Any], Any]
     many: Callable[[Function, Sequence[Any]], list[Any]]
-    map: Callable[[Function, Sequence[Any]], list[Any]]
+    map: Callable[[Function, Iterable[Any]], list[Any]]
 
 
 def of_executor(pool: Executor) -> Peer:
@@ -106,7 +106,7 @@ def joblib(context: Any) -> Iterator[Peer]:
 
     with Parallel(n_jobs=WORKERS) as pool:
 
-        def many(fn: Function, arguments: Sequence[Any]) -> list[Any]:
+        def many(fn: Function, arguments: Iterable[Any]) -> list[Any]:
             return list(pool(delayed(fn)(argument) for argument in arguments))
 
         yield Peer(lambda fn, argument: pool([delayed(fn)(argument)])[0], many, many)
