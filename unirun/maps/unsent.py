@@ -45,13 +45,15 @@ class Unsent:
         """Take note that the newest items are all there; return how many."""
         if (items := self._growing) is None:  # they were forgotten
             return 0
-        if left := len(items) - self._sent:
+        count, left = len(items), len(items) - self._sent
+        # No step of this in which Ctrl-C could come but the last one: an item must not be here twice.
+        self._count += left
+        self._growing = None
+        if left:
             self._pieces.append((self._place, items, self._sent))
-            self._count += left
         else:
             self._gone.append(items)
-        self._growing = None
-        return len(items)
+        return count
 
     def put_back(self, place: int, items: Sequence[Any]) -> None:
         """Put items before the others."""
