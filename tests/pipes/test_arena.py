@@ -253,6 +253,15 @@ def test_what_a_task_leaves_is_bounded(single: PipePool, monkeypatch: pytest.Mon
     until(lambda: memory(single) <= module._KEPT)
 
 
+def test_blocks_of_many_sizes_are_bounded(single: PipePool) -> None:
+    """Each has a mapping here, and before Python 3.13 a descriptor."""
+    held = arena(single)
+    for size in SMALLEST, 3 * SMALLEST:  # of which none fits into a block of the others
+        _, blocks = held.place([memoryview(bytes(size))] * 100, None)
+        held.release(blocks)
+        assert len(blocks) == len(held._free) == module._BLOCKS
+
+
 def test_what_cannot_be_given_back_is_used_again(single: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And where it cannot be used, no more is taken."""
     monkeypatch.setattr(mmap, "MADV_REMOVE", 12345)  # as where a host forbids it

@@ -182,6 +182,10 @@ class Arena:
                 return block
         if sum(free.size for free in self._free) > _KEPT:
             return None  # they cannot be given back on this host
+        if len(self._used) + len(self._free) >= _BLOCKS:
+            if not self._give_back(self._free[0]):
+                return None
+            del self._free[0]  # which was not used for longest
         size = -(-length // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         try:
             if self._end + size > self._length:
