@@ -142,8 +142,11 @@ class Sending:
         """Tell the executor if all is done or given up, if it does not know yet."""
         self._gone.clear()
         if not self._unsent:
-            for later in list(itertools.dropwhile(lambda each: each is not self, list(self._maps)))[1:]:
-                later._pump()
+            for later in itertools.dropwhile(lambda each: each is not self, list(self._maps)):
+                if later.unsent:
+                    later._pump()
+                    if later._window is None and later.unsent:
+                        break  # those behind it come after it
         ended = None
         try:
             with self._lock:
