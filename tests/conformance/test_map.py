@@ -8,6 +8,8 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -139,6 +141,35 @@ def test_items_that_wait_for_those_of_an_earlier_map(pool: Executor, tmp_path: P
     first = pool.map(tasks.mark, [folder] * 40, range(40), [seconds] * 40)
     second = pool.map(tasks.follow, [folder] * 40, reversed(range(40)))
     assert (list(second), list(first)) == (list(reversed(range(40))), list(range(40)))
+
+
+@across(skip=NOTHING_PENDING)
+def test_items_that_wait_for_what_was_taken_of_an_earlier_lazy_map(single: Executor, tmp_path: Path) -> None:
+    """With one worker, where the order in which tasks begin can be seen."""
+    folder = str(tmp_path)
+    first = unirun.map(single, tasks.mark, [folder] * 10, iter(range(10)), [0.003] * 10, buffersize=10)
+    assert list(single.map(tasks.follow, [folder], [1])) == [1]
+    assert list(first) == list(range(10))
+
+
+@across()
+def test_a_map_beside_one_that_waits_for_it(pool: Executor) -> None:
+    """In the iterable, or in an item that another thread does at the call; in the stdlib's pools neither waits."""
+    over, begun = threading.Event(), threading.Event()
+
+    def items() -> Iterator[float]:
+        while not over.is_set():
+            yield 0.002
+            begun.set()
+            time.sleep(0.0005)  # so that some have not begun, and not many
+
+    other = threading.Thread(target=lambda: list(pool.map(tasks.doze, items())), daemon=True)
+    other.start()
+    assert begun.wait(PATIENCE)
+    assert list(pool.map(tasks.square, range(3), timeout=PATIENCE)) == [0, 1, 4]
+    over.set()
+    other.join(PATIENCE)
+    assert not other.is_alive()
 
 
 @across(skip=NOTHING_PENDING)

@@ -51,6 +51,20 @@ def mark(path: str) -> None:
     Path(path).touch()
 
 
+class Reluctant(str):
+    """A path that takes a while to be pickled."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        time.sleep(0.02)
+        return str, (str(self),)
+
+
+def await_file(path: str) -> None:
+    until(Path(path).exists, f"the file {path}")
+
+
 def nap(number: int) -> int:
     time.sleep(0.002)
     return number
@@ -940,6 +954,67 @@ def test_the_collector_drops_results_while_the_pools_lock_is_held(ended: bool, t
     executor.shutdown(wait=True)
     arrived = {path.name for path in tmp_path.glob("*.here")}
     assert arrived == {f"{number}.here" for number in range(begun.start, begun.start + begun.count)}
+
+
+def test_dropping_a_map_wakes_nobody_where_locks_are_held(tmp_path: Path) -> None:
+    """The collector may drop its results while the stdlib's pool holds the lock that a submit needs."""
+    gate = Gate(str(tmp_path))
+    with compat.ProcessPoolExecutor(1) as executor:
+        first: Any = executor.map(stop_at, [gate] * 5000, range(5000))
+        assert next(first) == 0
+        second = executor.map(square, range(300))
+        gate.await_arrival("1")
+
+        def drop() -> None:
+            nonlocal first
+            with executor._shutdown_lock:
+                del first
+                gc.collect()
+
+        dropping = threading.Thread(target=drop, daemon=True)
+        dropping.start()
+        dropping.join(PATIENCE)
+        assert not dropping.is_alive()
+        gate.open()
+        assert list(second) == [number * number for number in range(300)]
+
+
+def test_a_map_behind_another_one_ends_with_the_pool_that_breaks() -> None:
+    """Also where nobody asks for its results."""
+    with compat.ProcessPoolExecutor(2) as executor:
+        executor.map(os._exit, [1] * 300)
+        executor.map(square, range(300))
+        until(lambda: not executor._unirun_maps, "the end of both")
+
+
+def test_items_that_are_being_packed_come_before_those_of_a_later_map(tmp_path: Path) -> None:
+    """Although none of them waits to be sent."""
+    with Run(flavor="processes", max_workers=2) as executor:
+        first = executor.map(mark, [Reluctant(str(tmp_path / str(number))) for number in range(40)])
+        second = executor.map(await_file, [str(tmp_path / "39")] * 3)
+        assert (len(list(second)), len(list(first))) == (3, 40)
+
+
+def test_a_slow_iterable_does_not_keep_the_results(tmp_path: Path) -> None:
+    """Those that are there; however short the items are, and whatever there is room for."""
+    taken = 0
+
+    def slow() -> Iterator[int]:
+        nonlocal taken
+        for number in range(1 << 16):
+            end = clock.now() + 50e-6
+            while clock.now() < end:
+                pass
+            taken += 1
+            yield number
+
+    with Run(flavor="processes", max_workers=2) as executor:
+        assert len(list(executor.map(square, range(20_000)))) == 20_000  # after which it is known that they are short
+        for results in (unirun.map(executor, square, slow()), unirun.map(square, slow())):
+            assert next(results) == 0
+            assert taken < 1 << 15
+            taken = 0
+            results.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("size", [20_000, 400_000])

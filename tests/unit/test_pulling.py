@@ -276,6 +276,20 @@ def test_no_item_begins_after_reset() -> None:
     assert leases.cached() == 0
 
 
+@pytest.mark.parametrize("place", [0, 15, 40])
+def test_an_item_that_resets(place: int) -> None:
+    """The results of the others are missing, which is said; where it runs at the call this is known by then."""
+    configure(ladder=("inline",))
+
+    def reset_at(number: int) -> int:
+        if number == place:
+            unirun.reset()
+        return number
+
+    with pytest.raises(CancelledError):
+        list(unirun.map(reset_at, iter(range(60))))
+
+
 def test_a_pause_that_ends_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """As idle: it is opened again."""
     monkeypatch.setattr(leases, "IDLE_SECONDS", 0.05)

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 from unirun import clock
 from unirun.maps import exits
-from unirun.maps.pace import at_once
+from unirun.maps.pace import LOOK, at_once
 from unirun.maps.results import Results, in_order
 from unirun.maps.sending import Sending
 from unirun.maps.source import Source
@@ -39,7 +39,7 @@ class Batches(Sending):
         paces: How long an item of the newest maps took, by function; kept by the executor.
         maps: All calls of ``map`` of the executor, in their order; kept by it.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
-        soon: Does something where no lock of the executor's is held.
+        soon: Does something where no lock of the executor's is held, or tells that it cannot.
         inline: Tells whether tasks run in ``submit``.
     """
 
@@ -56,7 +56,7 @@ class Batches(Sending):
         paces: dict[Any, float] | None = None,
         maps: Sequence[Sending] = (),
         ended: Callable[[Batches], object] | None = None,
-        soon: Callable[[Callable[[], object]], object] = lambda step: step(),
+        soon: Callable[[Callable[[], object]], bool] = lambda step: False,
         inline: Callable[[], bool] = lambda: False,
     ) -> None:
         source = Source(iterables)
@@ -69,15 +69,18 @@ class Batches(Sending):
             window=window,
             paces=paces,
             maps=maps,
+            inline=inline,
             ended=ended,
         )
         self._source = source
-        self._lazy = window is not None  # and what the iterables raise is raised where results are asked for
+        #: The iterables are read as results are taken; and what they raise is raised there.
+        self.lazy: bool = window is not None
         self._end = None if timeout is None else timeout + clock.now()
-        self._soon, self._inline = soon, inline
+        self._soon = soon
         self._together = False  # short items wait for others
-        self._paused = 0.0  # seconds in which items were sent in the course of taking others
-        self._grab = 1  # items to take at once, where results are asked for
+        self._begin = self._paused = 0.0  # when that began, and seconds in which items were sent in its course
+        self._grab = 1  # items to take at once
+        self._slow = False  # that took long the last time
         self._failed: Exception | None = None  # what the iterables raised, where they are read as results are taken
         # Where results are asked for, and the same once that is gone. Not asked: what is asked lives on meanwhile, and
         # may die where a lock is held.
@@ -120,7 +123,7 @@ class Batches(Sending):
         end it ends now. Somebody who has asked for results before has what has not begun taken back, by his dropping
         them, with PyPy when its collector comes.
         """
-        if not (self._lazy and self._dropped) or self._asked or (self._source.finite and not self._source.inert):
+        if not (self.lazy and self._dropped) or self._asked or (self._source.finite and not self._source.inert):
             return False
         if self._window is not None:
             self.complete()
@@ -160,9 +163,8 @@ class Batches(Sending):
     # Taking items, in the thread of whoever asks for results.
 
     def _take_all(self) -> None:
-        count = None if self._source.inert else 1
         while not self._read and self._error is None:
-            count = at_once(count or 1, self._take(count))
+            self._take(None if self._source.inert else self._grab)
             if not self._open:
                 self._pump()
         self._pump()
@@ -178,9 +180,9 @@ class Batches(Sending):
                 size = self._wanted(0)
                 count = min(size, self._room() - (self._taken - self._next), self._ahead() * size - len(self._unsent))
                 first = self._sent.get(self._next)
-            if count <= 0 or (self._grab == 1 and first is not None and first.done):
+            if count <= 0 or (self._slow and first is not None and first.done):
                 break
-            self._grab = at_once(self._grab, self._take(min(count, self._grab)))
+            self._take(min(count, self._grab))
             if self._window is None:  # shut down in the course of that
                 self._take_all()
             if len(self._unsent) >= size:
@@ -188,22 +190,24 @@ class Batches(Sending):
         self._pump()
         self._settle()
 
-    def _take(self, count: int | None) -> float:
-        """Take so many items, or all, and return the seconds that the iterables took for it."""
-        begin, self._paused = clock.now(), 0.0
+    def _take(self, count: int | None) -> None:
+        """Take so many items, or all."""
         with self._source.taking:
-            # Where nothing is done beside the caller each would go alone.
-            self._together = self._inline() and self._wanted(0) > 1
+            self._begin, self._paused = clock.now(), 0.0
+            with self._lock:  # where nothing is done beside the caller each would go alone
+                self._together = self._inline() and self._wanted(0) > 1
+            taken = 0
             try:
-                ended = self._source.take(count, self._add, self._more, self._fail if self._lazy else None)
+                ended = self._source.take(count, self._add, self._more, self._fail if self.lazy else None)
             finally:
                 with self._lock:
-                    self._taken += self._unsent.seal()
+                    self._taken += (taken := self._unsent.seal())
+            seconds = clock.now() - self._begin - self._paused
+            self._grab, self._slow = at_once(max(1, taken), seconds), seconds >= LOOK
         if ended:
             with self._lock:
                 self._read = True
                 self._changed.notify_all()  # who asks for results may be another thread, which has had them all
-        return clock.now() - begin - self._paused
 
     def _unheard(self) -> bool:
         return self._closed or bool(self._dropped)
@@ -217,12 +221,18 @@ class Batches(Sending):
                 self._unsent.add(self._taken, items)
 
     def _more(self) -> bool:
-        """Send what was taken, if a worker may be idle; else whoever hears of a batch does, at any moment."""
-        if len(self._open) < self._workers and not self._together:
+        """Send what was taken, if a worker may be idle; else whoever hears of a batch does, at any moment.
+
+        Returns:
+            Whether to take more at once. Where that takes long it is done anew, which lets go of what was sent.
+        """
+        slow = False
+        if len(self._open) < self._workers and not (self._together or self._behind):
             begin = clock.now()
             self._pump()
             self._paused += clock.now() - begin
-        return not (self._closed or self._error)
+            slow = begin - self._begin > LOOK
+        return not (slow or self._closed or self._error)
 
     # Results, in the thread of whoever asks for them.
 
@@ -232,6 +242,9 @@ class Batches(Sending):
         while True:
             if self._window is not None:
                 self._take_some()
+            elif self._behind:
+                self._pump()
+                self._settle()
             with self._lock:
                 batch = self._sent.get(self._next)
                 if self._closed:
@@ -256,9 +269,15 @@ class Batches(Sending):
         """Take back what has not begun, after an error; if the results were dropped, where no lock can be held."""
         if not isinstance(error, GeneratorExit):
             self._close()
-        elif not self._closed:
+        elif not self._closed and self.present():
             self._closed = True  # nothing more is sent
-            self._soon(self._close)  # the collector may have dropped them, in the middle of anything
+            # The collector may have dropped them, in the middle of anything.
+            if not self._soon(self._close):
+                self._dropped_in = threading.get_ident()
+                try:
+                    self._close()
+                finally:
+                    self._dropped_in = None
 
     def _close(self) -> None:
         """Take back what has not begun."""

@@ -119,7 +119,8 @@ class BatchingExecutor(ManagedExecutor):
         if self._unirun_ending:
             raise self._unirun_refusal()
         for each in self._unirun_own_maps():
-            each.goes_on_alone()
+            if not each.goes_on_alone() and each.lazy and self._max_workers == 1:
+                each.flush()  # then the order in which tasks begin can be seen
         memos: list[Memo] = []
         maps = self._unirun_maps  # and no other one, where the program constructs this pool again meanwhile
         remember = partial(memo_for, fn, inert(iterables), window)
@@ -131,9 +132,9 @@ class BatchingExecutor(ManagedExecutor):
                 mine[0]._unirun_map_ended(memos, maps, ended)
                 held.clear()  # at last: with Ctrl-C it is called again
 
-        def soon(step: Callable[[], object]) -> None:
+        def soon(step: Callable[[], object]) -> bool:
             mine = held[:1]  # one step: it may be over just now
-            mine[0]._unirun_soon(step) if mine else step()
+            return bool(mine) and mine[0]._unirun_soon(step)
 
         sending = Batches(
             lambda fn, *args: held[0]._unirun_send_batch(memos, remember, fn, *args),
@@ -147,7 +148,7 @@ class BatchingExecutor(ManagedExecutor):
             maps=maps,
             ended=over,
             soon=soon,
-            inline=lambda: any(each.decision.backend == "inline" for each in held),
+            inline=lambda: any(each._unirun_opening.decision.backend == "inline" for each in held),
         )
         maps.append(sending)
         if self._unirun_ending:  # since the look above, by who may have looked for maps before this one was there
@@ -177,10 +178,13 @@ class BatchingExecutor(ManagedExecutor):
     def _unirun_to_follow(self) -> int:
         return sum(each.unsent for each in self._unirun_maps)
 
-    def _unirun_soon(self, step: Callable[[], object]) -> None:
-        """Do something where none of the pool's locks is held, as far as that can be."""
+    def _unirun_soon(self, step: Callable[[], object]) -> bool:
+        """Do something where none of the pool's locks is held; return whether that can be."""
         soon = getattr(self._unirun_lower, "soon", None)
-        soon(step) if soon else step()
+        if soon is None:
+            return False
+        soon(step)
+        return True
 
     def _unirun_map_ended(self, memos: list[Memo], maps: list[Batches], ended: Batches) -> None:
         for memo in memos:

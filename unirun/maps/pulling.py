@@ -21,7 +21,7 @@ from functools import partial
 
 from unirun import clock
 from unirun.maps import exits
-from unirun.maps.pace import at_once
+from unirun.maps.pace import LOOK, at_once
 from unirun.maps.results import Popping, Results
 from unirun.maps.source import inert
 
@@ -192,30 +192,34 @@ class Pulling:
             if count <= 0:
                 return
             begin, self._paused = clock.now(), 0.0
-            before = self._taken
+            wanted = self._taken + count
             try:
-                self._add(itertools.islice(self._source, count))
+                ended = self._add(itertools.islice(self._source, count)) and self._taken < wanted
             except Exception as error:  # raised in its place, after the results before it
-                self._failed, self._read = error, True
-            self._grab = at_once(count, clock.now() - begin - self._paused)
+                self._failed, ended = error, True
+            seconds = clock.now() - begin - self._paused
+            self._grab = at_once(count, seconds)
             with self._lock:
-                self._read = self._read or self._taken - before < count
-                enough = self._grab == 1 and self._next in self._done
+                self._read = ended
+                enough = seconds >= LOOK and self._next in self._done
             self._start()
             if enough:
                 return
 
-    def _add(self, items: Iterator[tuple[Any, ...]]) -> None:
+    def _add(self, items: Iterator[tuple[Any, ...]]) -> bool:
         """Take items and let them be done; each at once where code of the program's runs for the next one.
 
         That may wait for what the others do.
+
+        Returns:
+            Whether all of them were taken, and not only some, as nothing more is begun.
         """
         if self._inert:
             taken = list(items)
             with self._lock:
                 self._items.extend(enumerate(taken, self._taken))
                 self._taken += len(taken)
-            return
+            return True
         for place, item in enumerate(items, self._taken):
             # Without the lock, which is for those who take them out, and for `_stop`: what comes later is not begun.
             self._items.append((place, item))
@@ -225,7 +229,8 @@ class Pulling:
                 self._start()
                 self._paused += clock.now() - begin
             if self._error is not None:
-                return
+                return False
+        return True
 
     def _room(self) -> int:
         """Return how many items may be taken and not be results yet. The lock is held."""
@@ -299,7 +304,7 @@ class Pulling:
                 begun.append(True)
                 self._coming -= 1
                 dropped = self._stop(CancelledError()) if self._was_reset() else None  # since this was submitted
-                jobs = [self._items.popleft()] if self._items else []
+                jobs = [self._items.popleft()] if self._items and self._error is None else []
             del dropped
             while jobs:
                 begin = self._do(jobs, begin, end)
@@ -329,7 +334,7 @@ class Pulling:
             seconds, count = self._seconds if self._seconds[1] < _NEWEST else (0.0, 0)
             self._seconds = seconds + now - begin, count + 1
             dropped = self._stop(CancelledError()) if self._was_reset() else None
-            if self._items and now < end:
+            if self._items and now < end and self._error is None:
                 jobs.append(self._items.popleft())
         del done, dropped  # not with the lock; and the traceback of an error holds this frame
         return now

@@ -40,6 +40,7 @@ class Sending:
             that fits the batches. ``None``: all are taken at once.
         paces: How long an item of the newest maps took, by function; kept by the executor.
         maps: All calls of ``map`` of the executor, in their order; kept by it.
+        inline: Tells whether tasks run in ``submit``.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
     """
 
@@ -54,13 +55,14 @@ class Sending:
         window: int | None,
         paces: dict[Any, float] | None,
         maps: Sequence[Sending],
+        inline: Callable[[], bool],
         ended: Callable[[Any], object] | None,
     ) -> None:
         self._submit: Any = submit
         self._fn: Any = fn
         self._parcels = Parcels(fn, spread)
         self._workers, self._size, self._window = workers, size, window
-        self._maps, self._ended = maps, ended
+        self._maps, self._inline, self._ended = maps, inline, ended
         #: Whether it still goes on here: not in a forked child, nor at the very end.
         self.present: Callable[[], bool] = exits.presence()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
@@ -74,8 +76,10 @@ class Sending:
         self._open: set[Batch] = set()  # those of which nothing was heard
         self._taken = self._next = 0  # items that were taken from the iterables; the place of the next result
         self._read = self._short = False  # nothing more will be taken; although there may be more
+        self._behind = False  # another map has items that are to be sent first, and looks for this one then
         self._flushing: list[None] = []  # one for each thread that waits until what was taken is sent
         self._closed = self._broken = False  # nobody asks for results; the executor is, or a worker was
+        self._dropped_in: int | None = None  # the thread in which the results are dropped, perhaps with locks held
         self._sender: int | None = None  # the thread that sends batches just now; one at a time
         self._error: BaseException | None = None  # why nothing more is sent
         self._paces = paces if paces is not None and worker.by_name(fn) else {}
@@ -104,6 +108,7 @@ class Sending:
                     self._changed.wait_for(lambda: self._sender is None)
         finally:
             self._flushing.pop()
+            self._wake()
 
     def cancel(self) -> None:
         """Send nothing more. What was sent is the executor's to cancel."""
@@ -139,14 +144,34 @@ class Sending:
         self._unsent = Unsent(self._gone)
 
     def _settle(self) -> None:
-        """Tell the executor if all is done or given up, if it does not know yet."""
+        """Tell the executor if all is done or given up, if it does not know yet; and those that wait for this one."""
         self._gone.clear()
-        if not self._unsent:
-            for later in itertools.dropwhile(lambda each: each is not self, list(self._maps)):
-                if later.unsent:
-                    later._pump()
-                    if later._window is None and later.unsent:
-                        break  # those behind it come after it
+        self._wake()
+        self._tell()
+
+    def _wake(self) -> None:
+        """Have the maps that come after this one send what they have, if there is nothing of this one to be sent.
+
+        To be called by whoever has sent something: before that it was somebody else's turn.
+        """
+        if self._unsent or self._sender is not None:
+            return
+        maps = list(self._maps)
+        for later in maps[maps.index(self) + 1 :] if self in maps else []:
+            with later._lock:  # it may just be looking at this one
+                if not later._behind:
+                    if later._sets_order:
+                        return  # what comes after it is for it to wake
+                    continue
+                if self._dropped_in == threading.get_ident():
+                    later._changed.notify_all()  # who asks for its results has them sent
+                    return
+            later._pump()
+            later._tell()
+            if later._behind:
+                return  # and so are those that come after it
+
+    def _tell(self) -> None:
         ended = None
         try:
             with self._lock:
@@ -212,7 +237,9 @@ class Sending:
         most = self._ahead() if self._pace.known or self._size is not None else self._workers
         full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
         wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
-        if self._closed or not self._unsent or ((wait or self._comes_later()) and not self._flushing):
+        nothing = self._closed or not self._unsent
+        self._behind = not nothing and self._comes_later()
+        if nothing or ((wait or self._behind) and not self._flushing):
             return None
         batch = self._unsent.cut(self._wanted(len(self._unsent)))
         self._open.add(batch)  # first: what is in here and has no future is given up after Ctrl-C
@@ -222,13 +249,26 @@ class Sending:
     def _comes_later(self) -> bool:
         """Tell whether there is something to be sent of a map before this one, as if all had been at the call.
 
-        Without the locks of those: the collector may drop the results of any map, in the middle of anything. They look
-        for this one when they have nothing more to send. Not while they are being sent by this thread: a task that runs
-        inline may wait for what it maps.
+        The last of those is asked, which has waited for the others; without its lock, as the collector may drop the
+        results of any map, in the middle of anything. None is whose iterables are still being read, by another thread
+        or by this one, which may wait for what this one maps; nor where tasks run at the call, in the middle of which
+        another thread may be.
         """
-        me = threading.get_ident()
-        before = itertools.takewhile(lambda each: each is not self, list(self._maps))
-        return any(each._window is None and each.unsent and each._sender != me and each.present() for each in before)
+        maps = list(self._maps)
+        for each in reversed(maps[: maps.index(self)] if self in maps else []):
+            if each._sets_order:
+                return each._waits() and not self._inline()
+        return False
+
+    @property
+    def _sets_order(self) -> bool:
+        """Whether those after it come after it. It has to ``_settle`` when that has begun."""
+        return self._window is None and self._read and self.present()
+
+    def _waits(self) -> bool:
+        """Tell whether something is to be sent, or just being sent, by another thread than this one."""
+        some = self._unsent or self._sender is not None or self._unsent  # of which a part may have come back meanwhile
+        return bool(some) and self._sender != threading.get_ident()
 
     def _ahead(self) -> int:
         """Return how many batches may be on their way. The lock is held."""
