@@ -51,6 +51,11 @@ def mark(path: str) -> None:
     Path(path).touch()
 
 
+def exit_at(gate: Gate) -> None:
+    gate.pass_through("one of them")
+    os._exit(1)
+
+
 class Reluctant(str):
     """A path that takes a while to be pickled."""
 
@@ -979,11 +984,13 @@ def test_dropping_a_map_wakes_nobody_where_locks_are_held(tmp_path: Path) -> Non
         assert list(second) == [number * number for number in range(300)]
 
 
-def test_a_map_behind_another_one_ends_with_the_pool_that_breaks() -> None:
+def test_a_map_behind_another_one_ends_with_the_pool_that_breaks(tmp_path: Path) -> None:
     """Also where nobody asks for its results."""
+    gate = Gate(str(tmp_path))
     with compat.ProcessPoolExecutor(2) as executor:
-        executor.map(os._exit, [1] * 300)
+        executor.map(exit_at, [gate] * 300)
         executor.map(square, range(300))
+        gate.open()
         until(lambda: not executor._unirun_maps, "the end of both")
 
 
