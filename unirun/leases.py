@@ -75,7 +75,7 @@ class _Lease:
 # Guards _leases, _broken, _resets, the counts in them and _reaper; notified when the reaper has to look again.
 _lock = threading.RLock()  # to be taken as it is: Ctrl-C may come in the condition's own functions for that
 _changed = threading.Condition(_lock)
-_leases: dict[_Key | object, _Lease] = {}  # those that are no longer found by a key of their own
+_leases: dict[_Key | object, _Lease] = {}  # one that `_find` has left is under a key that nobody asks for
 # Pools that their own threads would have to end, and cannot: for the reaper.
 _broken: list[ManagedExecutor] = []
 _resets = 0

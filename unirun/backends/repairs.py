@@ -51,7 +51,7 @@ def lost_server(worker: Any, error: BaseException) -> bool:
 
 
 def ensure_descriptors(context: Any) -> None:
-    """Ask for as many descriptors as the start of a worker by a fork server takes in this process.
+    """Ask for as many descriptors as the start of a worker by a fork server takes in this process, if one starts it.
 
     Where there are some of them only, the stdlib opens a connection to the server and closes it again, without a word:
     which the server dies of, and with it, for the stdlib, all workers; and the next start, if it is still dying then.

@@ -8,6 +8,7 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any, Final
 
 __all__ = ["Source", "inert"]
@@ -40,7 +41,7 @@ class Source:
         self._ended = False
         #: Held while items are taken and added, which has to be in one order: by who asks for results, or shuts down.
         #: Reentrant: an iterable may shut the pool down.
-        self.taking = threading.RLock()
+        self.taking: AbstractContextManager[bool] = threading.RLock()
         self._taker: int | None = None  # the thread that does so
 
     @property
