@@ -353,8 +353,8 @@ def test_a_batch_is_cut(step: str) -> None:
 @pytest.mark.parametrize(
     ("function", "step"),
     [
-        (Sending._settle, "if ended is not None and"),
-        (Sending._settle, "exits.discard(self)"),
+        (Sending._tell, "if ended is not None and"),
+        (Sending._tell, "exits.discard(self)"),
         (BatchingExecutor._unirun_map_ended, "maps.remove(ended)"),
         (BatchingExecutor._unirun_map_ended, "if self._unirun_deferred"),
     ],

@@ -146,8 +146,10 @@ class Sending:
     def _settle(self) -> None:
         """Tell the executor if all is done or given up, if it does not know yet; and those that wait for this one."""
         self._gone.clear()
-        self._wake()
-        self._tell()
+        try:
+            self._wake()
+        finally:
+            self._tell()
 
     def _wake(self) -> None:
         """Have the maps that come after this one send what they have, if there is nothing of this one to be sent.
