@@ -134,11 +134,13 @@ def test_an_iterable_does_not_wait_for_an_item_that_was_refused(pool: Executor, 
 
 
 @across()
-@pytest.mark.parametrize("seconds", [0, 0.003])
-def test_items_that_wait_for_those_of_an_earlier_map(pool: Executor, tmp_path: Path, seconds: float) -> None:
-    """All of that begin first."""
+@pytest.mark.parametrize(("seconds", "chunksize"), [(0, 5), (0.003, 1)])
+def test_items_that_wait_for_those_of_an_earlier_map(
+    pool: Executor, tmp_path: Path, seconds: float, chunksize: int
+) -> None:
+    """All of that begin first; but for what a batch leaves that took too long, which one of a given size does not."""
     folder = str(tmp_path)
-    first = pool.map(tasks.mark, [folder] * 40, range(40), [seconds] * 40)
+    first = pool.map(tasks.mark, [folder] * 40, range(40), [seconds] * 40, chunksize=chunksize)
     second = pool.map(tasks.follow, [folder] * 40, reversed(range(40)))
     assert (list(second), list(first)) == (list(reversed(range(40))), list(range(40)))
 
