@@ -133,7 +133,10 @@ def test_an_iterable_does_not_wait_for_an_item_that_was_refused(pool: Executor, 
         pool.map(tasks.mark, itertools.repeat(str(tmp_path)), items, itertools.repeat(0))
 
 
-@across()
+TAKEN_BACK = {"on-pipes": "a pool over pipes may begin a task before one that it is just taking back from a worker"}
+
+
+@across(skip=TAKEN_BACK)
 @pytest.mark.parametrize(("seconds", "chunksize"), [(0, 5), (0.003, 1)])
 def test_items_that_wait_for_those_of_an_earlier_map(
     pool: Executor, tmp_path: Path, seconds: float, chunksize: int

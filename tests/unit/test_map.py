@@ -996,7 +996,7 @@ def test_a_map_behind_another_one_ends_with_the_pool_that_breaks(tmp_path: Path)
 
 def test_items_that_are_being_packed_come_before_those_of_a_later_map(tmp_path: Path) -> None:
     """Although none of them waits to be sent."""
-    with Run(flavor="processes", max_workers=2) as executor:
+    with compat.ProcessPoolExecutor(2) as executor:
         first = executor.map(mark, [Reluctant(str(tmp_path / str(number))) for number in range(40)])
         second = executor.map(await_file, [str(tmp_path / "39")] * 3)
         assert (len(list(second)), len(list(first))) == (3, 40)
