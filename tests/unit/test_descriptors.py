@@ -158,6 +158,17 @@ def test_a_pool_that_has_ended_holds_no_descriptor(method: str) -> None:
         time.sleep(0.05)
 
 
+def ran(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(program), *arguments],
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 HELD = """
 import multiprocessing, os, resource, sys, time
 from multiprocessing import forkserver
@@ -197,13 +208,7 @@ def test_a_second_worker_for_which_there_are_no_descriptors(rung: str, room: int
     """Costs neither the first one, nor the task that this runs, nor the fork server, however many there are."""
     program = tmp_path / "program.py"
     program.write_text(HELD)
-    run = subprocess.run(
-        [sys.executable, str(program), str(tmp_path / "gate"), str(room), rung],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = ran(program, str(tmp_path / "gate"), str(room), rung)
     assert (run.stdout, run.stderr) == ("done 3 True\n", "")
 
 
@@ -242,13 +247,7 @@ def test_a_cached_pool_that_came_down_in_a_bad_moment(tmp_path: Path) -> None:
     """Is tried anew after a while, also if it is in use; and `reset` waits for that use."""
     program = tmp_path / "program.py"
     program.write_text(PASSING)
-    run = subprocess.run(
-        [sys.executable, str(program)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = ran(program)
     assert (run.stdout, run.stderr) == ("False False\nTrue False\nTrue 0\n", "")
 
 
@@ -285,11 +284,5 @@ def test_a_pool_that_could_not_be_constructed_is_told_of(tmp_path: Path) -> None
     """Also where its constructor raises, as downgrades are errors: once for each that was asked for."""
     program = tmp_path / "program.py"
     program.write_text(DENIED)
-    run = subprocess.run(
-        [sys.executable, str(program)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = ran(program)
     assert (run.stdout, run.stderr) == ("[True, True, True] {None}\n", "")

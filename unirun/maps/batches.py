@@ -196,7 +196,6 @@ class Batches(Sending):
             self._begin, self._paused = clock.now(), 0.0
             with self._lock:  # where nothing is done beside the caller each would go alone
                 self._together = self._inline() and self._wanted(0) > 1
-            taken = 0
             try:
                 ended = self._source.take(count, self._add, self._more, self._fail if self.lazy else None)
             finally:
