@@ -56,20 +56,6 @@ def exit_at(gate: Gate) -> None:
     os._exit(1)
 
 
-class Reluctant(str):
-    """A path that takes a while to be pickled."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        time.sleep(0.02)
-        return str, (str(self),)
-
-
-def await_file(path: str) -> None:
-    until(Path(path).exists, f"the file {path}")
-
-
 def nap(number: int) -> int:
     time.sleep(0.002)
     return number
@@ -992,14 +978,6 @@ def test_a_map_behind_another_one_ends_with_the_pool_that_breaks(tmp_path: Path)
         executor.map(square, range(300))
         gate.open()
         until(lambda: not executor._unirun_maps, "the end of both")
-
-
-def test_items_that_are_being_packed_come_before_those_of_a_later_map(tmp_path: Path) -> None:
-    """Although none of them waits to be sent."""
-    with compat.ProcessPoolExecutor(2) as executor:
-        first = executor.map(mark, [Reluctant(str(tmp_path / str(number))) for number in range(40)])
-        second = executor.map(await_file, [str(tmp_path / "39")] * 3)
-        assert (len(list(second)), len(list(first))) == (3, 40)
 
 
 def test_a_slow_iterable_does_not_keep_the_results(tmp_path: Path) -> None:
