@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from concurrent.futures import Future
-from itertools import repeat, starmap, takewhile
+from itertools import repeat, starmap
 from typing import Any, Final
 
 from unirun import clock
@@ -20,6 +19,7 @@ from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.handle import Handle, Task
+from unirun.backends.pipes.line import Line
 from unirun.backends.pipes.pace import STARVED, STUCK, Pace
 from unirun.backends.pipes.packing import Packer
 from unirun.backends.pipes.places import Places
@@ -46,7 +46,7 @@ class Dispatch:
         self._bell = bell
         # Guards all below, the tasks and flags of the workers included. Never held while code of the user's runs.
         self.lock: threading.Lock = threading.Lock()
-        self.queue: deque[Task] = deque()
+        self.queue: Line = Line()
         #: Those that live, or were last known to.
         self.workers: list[Handle] = []
         self._idle: list[Handle] = []
@@ -75,7 +75,7 @@ class Dispatch:
                 early = first and self.broken is not None  # by its initializer, while the pool was opened for this task
                 if not early:
                     self._check_usable()
-                    self.queue.append(task)
+                    self.queue.join(task)
                 if self._idle and not early:
                     worker = self._idle[-1]
                     worker.claimed = task
@@ -199,7 +199,7 @@ class Dispatch:
         held = len(worker.tasks)
         # If it has just begun one, or answered, it is in no long one.
         moving = worker.moving or (clock.now() - worker.since < STUCK and self._goes_on())
-        if held and (held > most // 2 or not moving):
+        if held and (held > most // 2 or not moving or self.queue.passes(worker)):
             return 0
         if self._terms.max_tasks_per_child is not None:
             most = min(most, self._terms.max_tasks_per_child - worker.given + held)
@@ -217,29 +217,23 @@ class Dispatch:
         return self.places.all_taken(len(self.workers))
 
     def _requeue(self, tasks: list[Task]) -> None:
-        """Move tasks that have not begun back to the front of the queue. The lock is held.
-
-        But behind older ones, which somebody may have taken back from the worker meanwhile.
-        """
+        """Move tasks that have not begun back into the queue. The lock is held."""
         self._packer.let_go(tasks)
         for task in tasks:
             task.future.unstart()
-        first = tasks[0].number if tasks else 0
-        older = sum(1 for _ in takewhile(lambda task: task.number < first, self.queue))
-        self.queue.rotate(-older)
-        self.queue.extendleft(starmap(tasks.pop, repeat((), len(tasks))))  # one step, as below
-        self.queue.rotate(older)
+        self.queue.put_back(tasks[:], starmap(tasks.pop, repeat((0,), len(tasks))))
 
     def _take_back(self, worker: Handle) -> None:
-        """Put what a worker has not begun to the front of the queue. The lock is held.
+        """Put what a worker has not begun back into the queue. The lock is held.
 
         Ctrl-C may come between any two steps; what is left with the worker then is taken back later.
         """
         serials = worker.revoke()
-        for serial in serials:
-            self._packer.let_go((worker.tasks[serial],))
-            worker.tasks[serial].future.unstart()
-        self.queue.extendleft(map(worker.tasks.pop, reversed(serials)))  # one step: each task is in one of the two
+        tasks = [worker.tasks[serial] for serial in serials]
+        self._packer.let_go(tasks)
+        for task in tasks:
+            task.future.unstart()
+        self.queue.put_back(tasks, map(worker.tasks.pop, serials))
         worker.given -= len(serials)
 
     def _settle(self, worker: Handle) -> None:

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, count, islice, repeat, starmap
+from itertools import chain, islice, repeat, starmap
 from operator import itemgetter
 from typing import Any, Final
 
@@ -40,7 +40,6 @@ _PIECES: Final = 16
 _TAIL: Final = 2048
 #: Seconds that a worker whose pipe is closed has for ending by itself. It has only to leave.
 _PATIENCE: Final = 1.0
-_numbers = count()  # of tasks
 
 
 class Task:
@@ -55,8 +54,8 @@ class Task:
         self.fn: Any = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
-        #: Its place among all that were submitted.
-        self.number: int = next(_numbers)
+        #: Its place among all that were submitted to the pool.
+        self.number: int = 0
         #: Workers that died while this task was the next one for them.
         self.deaths: int = 0
         #: What it may share with other tasks.
