@@ -125,7 +125,7 @@ def map(
     else:
         size = 1
     batches = Batches(
-        partial(_submit_unless_broken, pool) if given else partial(leases.submit, "auto", "map", caller()),
+        _in_turn(partial(_submit_unless_broken, pool) if given else partial(leases.submit, "auto", "map", caller())),
         fn,
         tuple(iterables),
         workers=_workers(pool),
@@ -193,6 +193,11 @@ def _check_seconds(timeout: Any) -> None:
 
 def _was_reset(before: int) -> bool:
     return leases.resets() != before
+
+
+def _in_turn(submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+    """Return what submits as it comes, where a map gives the place of each task."""
+    return lambda place, *task: submit(*task)
 
 
 def _submit_unless_broken(pool: Any, fn: Any, /, *args: Any) -> Future[Any]:

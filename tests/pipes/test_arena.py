@@ -20,6 +20,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.pipes import jobs
 from tests.pipes.jobs import Large
+from tests.pipes.pools import place
 from unirun import Run, RuntimeConfig
 from unirun.backends.pipes import arena as module
 from unirun.backends.pipes import mapped
@@ -87,7 +88,7 @@ def test_a_task_has_a_copy(pool: PipePool) -> None:
     value = large(1)
     expected = jobs.checksum(value)
     memo = Memo()
-    futures = [pool.submit_sharing(memo, jobs.overwritten, value) for _ in range(10)]
+    futures = [pool.submit_sharing(memo, place(), jobs.overwritten, value) for _ in range(10)]
     futures += [pool.submit(jobs.overwritten, value) for _ in range(10)]
     assert {future.result(PATIENCE) for future in futures} == {expected}
     assert jobs.checksum(value) == expected
@@ -177,11 +178,11 @@ def test_within_a_map_an_object_is_sent_once(single: PipePool) -> None:
     value = large(1)
     blocks = set()
     for _ in range(10):
-        single.submit_sharing(memo, jobs.checksum, value).result(PATIENCE)
+        single.submit_sharing(memo, place(), jobs.checksum, value).result(PATIENCE)
         blocks |= {block.offset for block in arena(single)._used}
     assert len(blocks) == 1
     for number in range(10):
-        single.submit_sharing(memo, jobs.checksum, large(number)).result(PATIENCE)
+        single.submit_sharing(memo, place(), jobs.checksum, large(number)).result(PATIENCE)
     assert len(arena(single)._used) == len(memo.sent) == module._REMEMBERED
     memo.close()
     assert not arena(single)._used
@@ -193,7 +194,7 @@ def test_parts_of_one_object_are_not_the_same(single: PipePool) -> None:
     data = memoryview(bytearray(b"a" * SMALLEST + b"b" * SMALLEST))
     parts = [Large(data[:SMALLEST]), Large(data[SMALLEST:]), Large(data)]
     for part in parts:
-        assert single.submit_sharing(memo, jobs.checksum, part).result(PATIENCE) == jobs.checksum(part)
+        assert single.submit_sharing(memo, place(), jobs.checksum, part).result(PATIENCE) == jobs.checksum(part)
     memo.close()
 
 

@@ -24,7 +24,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.conformance.tasks import until
 from tests.pipes import jobs
-from tests.pipes.pools import opened
+from tests.pipes.pools import opened, place
 from unirun import Run, RuntimeConfig, clock, configure
 from unirun.backends.pipes import forks, manager, places
 from unirun.backends.pipes.bell import Bell
@@ -402,7 +402,7 @@ def test_a_part_of_a_map_waits_where_its_worker_finds_it(tmp_path: Path, monkeyp
     gate = str(tmp_path / "gate")
     with opened(workers=1) as pool:
         (worker,) = pool._manager.dispatch.workers
-        held, part = (pool.submit_sharing(Memo(), *call) for call in ((jobs.hold, gate), (jobs.square, 3)))
+        held, part = (pool.submit_sharing(Memo(), place(), *call) for call in ((jobs.hold, gate), (jobs.square, 3)))
         end = time.monotonic() + PATIENCE
         while len(worker.tasks) < 2 and time.monotonic() < end:
             time.sleep(0.001)
@@ -436,7 +436,7 @@ def test_parts_of_a_map_have_a_worker_each(method: str, come: int, tmp_path: Pat
             assert [future.result(PATIENCE) for future in busy] == [0.3, 0.3]
             for _ in range(50):  # short ones again
                 pool.submit(jobs.square, 1).result(PATIENCE)
-        parts = [pool.submit_sharing(Memo(), meet, *paths) for paths in ((one, other), (other, one))]
+        parts = [pool.submit_sharing(Memo(), place(), meet, *paths) for paths in ((one, other), (other, one))]
         assert [part.result(2 * PATIENCE) for part in parts] == ["met", "met"]
 
 
@@ -485,9 +485,9 @@ def test_a_part_of_a_map_does_not_stay_behind_a_long_task(
             while len(dispatch._idle) < 2:
                 time.sleep(0.001)
             try:
-                long = pool.submit_sharing(Memo(), jobs.hold, str(gate))
-                short = pool.submit_sharing(Memo(), jobs.sleep, 0.001)
-                part = pool.submit_sharing(Memo(), jobs.square, SlowToPickle(pickling))
+                long = pool.submit_sharing(Memo(), place(), jobs.hold, str(gate))
+                short = pool.submit_sharing(Memo(), place(), jobs.sleep, 0.001)
+                part = pool.submit_sharing(Memo(), place(), jobs.square, SlowToPickle(pickling))
                 later = [pool.submit(jobs.sleep, 0.001)]
                 end = time.monotonic() + PATIENCE
                 while not part.done():
@@ -520,7 +520,7 @@ def test_what_takes_long_to_send_is_not_sent_again(monkeypatch: pytest.MonkeyPat
         for pid in pool.processes:
             os.kill(pid, signal.SIGSTOP)
         try:
-            parts = [pool.submit_sharing(Memo(), jobs.echo, Heavy()) for _ in range(4)]
+            parts = [pool.submit_sharing(Memo(), place(), jobs.echo, Heavy()) for _ in range(4)]
             time.sleep(0.2)
         finally:
             for pid in pool.processes:

@@ -10,6 +10,7 @@ from unirun import clock
 from unirun.backends import batch
 
 LIMIT = 0.01
+FIRST: Any = (1, 0), ((1, 1), {})  # of all items, and nothing was left
 
 
 class Clock:
@@ -38,7 +39,7 @@ def test_slow_first_items_are_forgotten(stopped: Clock) -> None:
         stopped.seconds += 1e-5 if number < 40 else 1e-7
         return number
 
-    done = batch.run(same, range(8000), False, False, LIMIT)
+    done = batch.run(same, range(8000), False, False, LIMIT, *FIRST)
     assert done.results == list(range(8000))
     assert stopped.asked < 1200  # every 16 items, but for the first ones
 
@@ -51,7 +52,7 @@ def test_long_items_are_left_to_others(short: int, stopped: Clock) -> None:
         stopped.seconds += 0.0 if number < short else LIMIT
         return number
 
-    done = batch.run(same, range(8000), False, False, LIMIT / 2)
+    done = batch.run(same, range(8000), False, False, LIMIT / 2, *FIRST)
     assert done.results == list(range(len(done.results)))
     assert short < len(done.results) <= short + 16
 
@@ -61,7 +62,7 @@ def test_a_single_long_item_does_not_end_a_batch_that_has_time(stopped: Clock) -
         stopped.seconds += LIMIT / 4 if number == 500 else 0.0
         return number
 
-    assert batch.run(same, range(1000), False, False, LIMIT).results == list(range(1000))
+    assert batch.run(same, range(1000), False, False, LIMIT, *FIRST).results == list(range(1000))
 
 
 @given(st.lists(st.sampled_from(["number", "text", "list", "error"]), max_size=300))
@@ -86,7 +87,7 @@ def test_each_item_gets_what_it_would_alone(kinds: list[str]) -> None:
             expected.append(error.args)
     shared.clear()
 
-    done = batch.run(work, items, False, False, 60.0)
+    done = batch.run(work, items, False, False, 60.0, *FIRST)
     got: list[Any] = []
     for place, result in enumerate(done.results):
         try:

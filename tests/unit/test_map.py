@@ -1280,7 +1280,7 @@ def test_what_items_take_is_remembered_of_several_functions(monkeypatch: pytest.
     paces: dict[Any, float] = {}
     tasks: list[Any] = []
 
-    def submit(fn: Any, *args: Any) -> Future[Any]:
+    def submit(place: object, fn: Any, *args: Any) -> Future[Any]:
         tasks.append(fn)
         return POOL.submit(fn, *args)
 

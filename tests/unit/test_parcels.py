@@ -87,7 +87,7 @@ def test_after_large_items_small_ones_go_together_again() -> None:
     def alone() -> int:
         count = 0
         while parcels.alone:
-            parcels.single(small, timed=True)
+            parcels.single(small)
             count += 1
         return count
 
@@ -106,7 +106,7 @@ def test_a_large_function_never_travels_with_several_items() -> None:
     for _ in range(100):
         assert parcels.pack([(), ()]).count == 1
         assert parcels.alone
-        parcels.single((), timed=True)
+        parcels.single(())
 
 
 @pytest.mark.usefixtures("patient")

@@ -1,22 +1,25 @@
 """The items of a map that wait to be sent: in order, without a gap in a batch, while others are taken."""
 
 import random
+from typing import Any
 
 import pytest
 
 from unirun.maps.unsent import Unsent
+
+NEWS: Any = None
 
 
 def test_what_is_being_taken_can_be_sent() -> None:
     gone: list[object] = []
     unsent, items = Unsent(gone), [0, 1]
     unsent.add(0, items)
-    assert (unsent.cut(5).items, len(unsent)) == ([0, 1], 0)
+    assert (unsent.cut(5, NEWS).items, len(unsent)) == ([0, 1], 0)
     items += [2, 3, 4]
-    assert (unsent.cut(2).items, len(unsent)) == ([2, 3], 1)
+    assert (unsent.cut(2, NEWS).items, len(unsent)) == ([2, 3], 1)
     assert gone == []
     assert (unsent.seal(), len(unsent)) == (5, 1)
-    assert (unsent.cut(2).items, len(unsent)) == ([4], 0)
+    assert (unsent.cut(2, NEWS).items, len(unsent)) == ([4], 0)
     assert gone == [items]
 
 
@@ -24,7 +27,7 @@ def test_what_was_sent_as_it_was_taken_is_let_go_of() -> None:
     gone: list[object] = []
     unsent = Unsent(gone)
     unsent.add(0, [0, 1])
-    unsent.cut(2)
+    unsent.cut(2, NEWS)
     assert unsent.seal() == 2
     assert gone == [[0, 1]]
     assert unsent.seal() == 0  # nothing is being taken
@@ -35,11 +38,11 @@ def test_items_that_do_not_follow_one_another_are_two_batches() -> None:
     unsent = Unsent([])
     unsent.add(0, range(10))
     unsent.seal()
-    first, second = unsent.cut(4), unsent.cut(4)
-    unsent.put_back(2, first.items[2:])
+    first, second = unsent.cut(4, NEWS), unsent.cut(4, NEWS)
+    unsent.put_back(first.number, 2, first.items[2:])
     unsent.add(10, (10, 11))
     unsent.seal()
-    batches = [unsent.cut(8) for _ in range(2)]
+    batches = [unsent.cut(8, NEWS) for _ in range(2)]
     assert [(batch.start, [*batch.items]) for batch in batches] == [(2, [2, 3]), (8, [8, 9, 10, 11])]
     assert (second.start, len(unsent)) == (4, 0)
 
@@ -61,10 +64,10 @@ def test_every_item_is_cut_once(seed: int) -> None:
             items.extend(range(taken, taken + count))
             taken += count
         if len(unsent):
-            batch = unsent.cut(chance.randrange(1, 20))
+            batch = unsent.cut(chance.randrange(1, 20), NEWS)
             assert [*batch.items] == list(range(batch.start, batch.start + batch.count))
             kept = chance.randrange(1, batch.count + 1) if chance.random() < 0.3 else batch.count
             sent += batch.items[:kept]
             if kept < batch.count:
-                unsent.put_back(batch.start + kept, batch.items[kept:])
+                unsent.put_back(batch.number, batch.start + kept, batch.items[kept:])
     assert sorted(sent) == list(range(taken))

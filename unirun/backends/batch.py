@@ -5,6 +5,7 @@ Guarantees:
     pickled by itself, and a function that is not pickled by its name is loaded anew for each item.
     What one item raises is that item's alone.
     A batch that takes longer than it should is cut short: what has not begun is left to others.
+    An item that may wait for what was left is left, too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from unirun import clock
 from unirun.backends.raised import pack, unpack
+from unirun.backends.turns import leave, waits
 from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Final
+
+    from unirun.backends.turns import Left, News, Place
 
 __all__ = ["PLAIN", "Done", "Timed", "by_name", "load", "run", "timed"]
 
@@ -49,17 +53,19 @@ class Done:
         results: The plain results, in order, and ``None`` in the place of the others; as many as have run.
         others: The others, pickled, by their places.
         seconds: How long the batch took.
+        left: When that was noted, if some have not run.
     """
 
-    __slots__ = ("others", "results", "seconds")
+    __slots__ = ("left", "others", "results", "seconds")
 
-    def __init__(self, results: list[Any], others: dict[int, bytes], seconds: float) -> None:
+    def __init__(self, results: list[Any], others: dict[int, bytes], seconds: float, left: Left | None) -> None:
         self.results: list[Any] = results
         self.others: dict[int, bytes] = others
         self.seconds: float = seconds
+        self.left: Left | None = left
 
     def __reduce__(self) -> tuple[type[Done], tuple[Any, ...]]:
-        return Done, (self.results, self.others, self.seconds)
+        return Done, (self.results, self.others, self.seconds, self.left)
 
 
 class Timed:
@@ -80,17 +86,33 @@ class Timed:
         return Timed, (self.value, self.seconds)
 
 
-def timed(fn: Any, /, *arguments: Any) -> Timed:
-    """Call a function with one item.
+def timed(place: Place, news: News, fn: Any, /, *arguments: Any) -> Timed | Done:
+    """Call a function with one item, unless that waits for what was left.
+
+    Args:
+        place: That of the item.
+        news: What was heard when it was sent.
+        fn: The function.
+        arguments: The item.
 
     Raises:
         BaseException: What it raises.
     """
+    if waits(place, news):
+        return Done([], {}, 0.0, leave(place, news))
     begin = clock.now()
     return Timed(fn(*arguments), clock.now() - begin)
 
 
-def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limit: float) -> Done:
+def run(
+    fn: Any,
+    items: Sequence[Any] | bytes,
+    spread: bool,
+    pickled: bool,
+    limit: float,
+    place: Place,
+    news: News,
+) -> Done:
     """Call a function with each item of a batch, or with the first ones, if these take long.
 
     Args:
@@ -99,11 +121,15 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
         spread: Each item is a tuple of arguments.
         pickled: Each item is pickled.
         limit: Seconds after which no further item is begun.
+        place: That of the first item.
+        news: What was heard when it was sent.
 
     Raises:
         KeyboardInterrupt: Ctrl-C in the course of an item that runs at the call, in the program's own main thread. In
             a worker it is the item's, and the batch ends with it.
     """
+    if waits(place, news):
+        return Done([], {}, 0.0, leave(place, news))
     if isinstance(items, bytes):
         items = pickle.loads(items)
     begin = now = clock.now()
@@ -157,7 +183,9 @@ def run(fn: Any, items: Sequence[Any] | bytes, spread: bool, pickled: bool, limi
             now = look()
             if interrupted:
                 break
-    return Done(results, others, clock.now() - begin)
+    number, first = place
+    left = leave((number, first + len(results)), news) if len(results) < count else None
+    return Done(results, others, clock.now() - begin, left)
 
 
 def _in_the_program() -> bool:

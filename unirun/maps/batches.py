@@ -7,6 +7,7 @@ import weakref
 from concurrent.futures import CancelledError
 
 from unirun import clock
+from unirun.backends.turns import Heard
 from unirun.maps import exits
 from unirun.maps.pace import LOOK, at_once
 from unirun.maps.results import Results, in_order
@@ -28,7 +29,7 @@ class Batches(Sending):
     """One call of ``map``.
 
     Args:
-        submit: Submits a task to the executor.
+        submit: Submits a task to the executor, given its place, the function and the arguments.
         fn: The function.
         iterables: What to call it with.
         workers: How many workers the executor has.
@@ -37,6 +38,7 @@ class Batches(Sending):
             that fits the batches. ``None``: all are taken at once.
         timeout: Seconds from now until the last result may be asked for; ``None`` for no limit.
         paces: How long an item of the newest maps took, by function; kept by the executor.
+        heard: What the maps of the executor have heard of items that workers have left; kept by it.
         maps: All calls of ``map`` of the executor, in their order; kept by it.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
         soon: Does something where no lock of the executor's is held, or tells that it cannot.
@@ -54,6 +56,7 @@ class Batches(Sending):
         window: int | None = None,
         timeout: float | None = None,
         paces: dict[Any, float] | None = None,
+        heard: Heard | None = None,
         maps: Sequence[Sending] = (),
         ended: Callable[[Batches], object] | None = None,
         soon: Callable[[Callable[[], object]], bool] = lambda step: False,
@@ -68,6 +71,7 @@ class Batches(Sending):
             size=size,
             window=window,
             paces=paces,
+            heard=heard or Heard(),
             maps=maps,
             inline=inline,
             ended=ended,

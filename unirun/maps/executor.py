@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Executor
 from functools import partial
 
+from unirun.backends.turns import Heard
 from unirun.managed import ManagedExecutor
 from unirun.maps import batches  # noqa: F401 - loaded with the class, see `process`
 from unirun.maps.sharing import memo_for
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, ParamSpec, TypeVar
 
     from unirun.backends.pipes.memo import Memo
+    from unirun.backends.turns import Place
     from unirun.maps.batches import Batches
     from unirun.opening import Opening, PoolSpec
 
@@ -34,6 +36,7 @@ class BatchingExecutor(ManagedExecutor):
     if TYPE_CHECKING:
         _unirun_maps: list[Batches]
         _unirun_paces: dict[Any, float]
+        _unirun_heard: Heard
         _unirun_submit_awake: Callable[..., Future[Any]]
 
     #: The calls of ``map`` that have something left to submit or to hear of. Changed by single calls, which are atomic.
@@ -88,7 +91,7 @@ class BatchingExecutor(ManagedExecutor):
 
     def _unirun_adopt(self, opening: Opening, spec: PoolSpec) -> None:
         super()._unirun_adopt(opening, spec)
-        self._unirun_maps, self._unirun_paces = [], {}
+        self._unirun_maps, self._unirun_paces, self._unirun_heard = [], {}, Heard()
 
     def _unirun_own_maps(self) -> list[Batches]:
         """Return the calls of ``map`` that have something left, but none in a forked child: nothing goes on there."""
@@ -137,7 +140,7 @@ class BatchingExecutor(ManagedExecutor):
             return bool(mine) and mine[0]._unirun_soon(step)
 
         sending = Batches(
-            lambda fn, *args: held[0]._unirun_send_batch(memos, remember, fn, *args),
+            lambda *task: held[0]._unirun_send_batch(memos, remember, *task),
             fn,
             iterables,
             workers=self._max_workers,
@@ -145,6 +148,7 @@ class BatchingExecutor(ManagedExecutor):
             window=window,
             timeout=timeout,
             paces=self._unirun_paces,
+            heard=self._unirun_heard,
             maps=maps,
             ended=over,
             soon=soon,
@@ -161,14 +165,14 @@ class BatchingExecutor(ManagedExecutor):
         return results
 
     def _unirun_send_batch(
-        self, memos: list[Memo], remember: Callable[[], Memo], fn: Any, /, *args: Any
+        self, memos: list[Memo], remember: Callable[[], Memo], place: Place, fn: Any, /, *args: Any
     ) -> Future[Any]:
         """Submit a part of a map, in whatever thread has heard of the end of another."""
         lower: Any = self._unirun_lower
         if hasattr(lower, "submit_sharing"):
             if not memos:
                 memos.append(remember())
-            return lower.submit_sharing(memos[0], fn, *args)  # type: ignore[no-any-return]
+            return lower.submit_sharing(memos[0], place, fn, *args)  # type: ignore[no-any-return]
         if (error := self._unirun_own_error()) is not None:
             raise error
         if lower is None and self._unirun_in_own_thread():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any, Final
 
+    from unirun.backends.turns import News, Place
+
 __all__ = ["Batch", "Parcel", "Parcels"]
 
 #: Bytes of items in one parcel. What is larger travels alone, where its executor may know a quicker way for it.
@@ -31,13 +33,22 @@ _SINGLES: Final = 64
 
 
 class Batch:
-    """Items that are sent together."""
+    """Items that are sent together.
 
-    __slots__ = ("alone", "count", "done", "futures", "items", "start")
+    Args:
+        number: That of its task; see ``backends.turns``.
+        start: The place of the first item in its map.
+        items: The items.
+        news: What was heard before they were taken out of those that wait.
+    """
 
-    def __init__(self, start: int, items: Sequence[Any]) -> None:
+    __slots__ = ("alone", "count", "done", "futures", "items", "news", "number", "start")
+
+    def __init__(self, number: int, start: int, items: Sequence[Any], news: News) -> None:
+        self.number: int = number
         self.start: int = start
         self.items: Sequence[Any] = items
+        self.news: News = news
         self.count: int = len(items)
         self.alone: bool = False  # a task as any other, and not a batch of one
         self.done: bool = False
@@ -45,7 +56,7 @@ class Batch:
 
 
 class Parcel:
-    """The arguments for ``backends.batch.run``, but the last one.
+    """The arguments for ``backends.batch.run``, but the last three.
 
     Args:
         fn: The function; or pickled, where each item is to have its own; or ``None``, where each is pickled with it.
@@ -64,9 +75,9 @@ class Parcel:
         self.pickled: bool = pickled
         self.count: int = count
 
-    def task(self, limit: float) -> tuple[Any, ...]:
+    def task(self, limit: float, place: Place, news: News) -> tuple[Any, ...]:
         """Return what to submit, for items of which no further one is begun after ``limit`` seconds."""
-        return run, self.fn, self.items, self.spread, self.pickled, limit
+        return run, self.fn, self.items, self.spread, self.pickled, limit, place, news
 
 
 class Parcels:
@@ -129,11 +140,11 @@ class Parcels:
             return Parcel(None, packed, self._spread, True, len(packed))
         return self._parcel(packed or items[:1], True)
 
-    def single(self, item: Any, *, timed: bool) -> tuple[Any, ...]:
-        """Return what to submit for an item that travels alone: whether its result is ``Timed``, or as it is."""
+    def single(self, item: Any, *turn: Any) -> tuple[Any, ...]:
+        """Return what to submit for an item that travels alone; given its place and news, it is timed."""
         self._singles = max(0, self._singles - 1)
         task = self._fn, *(item if self._spread else (item,))
-        return (_timed, *task) if timed else task
+        return (_timed, *turn, *task) if turn else task
 
     def _note(self, *, large: bool) -> None:
         """Take note of whether one item filled a parcel by itself: others will be as large, for a while."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Final
 
+    from unirun.backends.turns import Heard
     from unirun.maps.parcels import Batch
 
 __all__ = ["Sending"]
@@ -31,7 +32,7 @@ class Sending:
     """What is on its way of one call of ``map``, and what waits for it.
 
     Args:
-        submit: Submits a task to the executor.
+        submit: Submits a task to the executor, given its place, the function and the arguments.
         fn: The function.
         spread: Each item is a tuple of arguments.
         workers: How many workers the executor has.
@@ -39,6 +40,7 @@ class Sending:
         window: Items at most that were taken from the iterables and whose results were not asked for; 0 for a number
             that fits the batches. ``None``: all are taken at once.
         paces: How long an item of the newest maps took, by function; kept by the executor.
+        heard: What the maps of the executor have heard of items that workers have left; kept by it.
         maps: All calls of ``map`` of the executor, in their order; kept by it.
         inline: Tells whether tasks run in ``submit``.
         ended: Called when everything is done or given up, in any thread; once, but again if Ctrl-C came in its course.
@@ -54,6 +56,7 @@ class Sending:
         size: int | None,
         window: int | None,
         paces: dict[Any, float] | None,
+        heard: Heard,
         maps: Sequence[Sending],
         inline: Callable[[], bool],
         ended: Callable[[Any], object] | None,
@@ -62,7 +65,7 @@ class Sending:
         self._fn: Any = fn
         self._parcels = Parcels(fn, spread)
         self._workers, self._size, self._window = workers, size, window
-        self._maps, self._inline, self._ended = maps, inline, ended
+        self._heard, self._maps, self._inline, self._ended = heard, maps, inline, ended
         #: Whether it still goes on here: not in a forked child, nor at the very end.
         self.present: Callable[[], bool] = exits.presence()
         # Guards all below; notified when the next result is there, when all was sent, and when all is done. Reentrant:
@@ -236,6 +239,7 @@ class Sending:
 
     def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
+        news = self._heard.news  # first: what was left is back in its map then, where the looks below find it
         most = self._ahead() if self._pace.known or self._size is not None else self._workers
         full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
         wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
@@ -243,7 +247,7 @@ class Sending:
         self._behind = not nothing and self._comes_later()
         if nothing or ((wait or self._behind) and not self._flushing):
             return None
-        batch = self._unsent.cut(self._wanted(len(self._unsent)))
+        batch = self._unsent.cut(self._wanted(len(self._unsent)), news)
         self._open.add(batch)  # first: what is in here and has no future is given up after Ctrl-C
         self._sent[batch.start] = batch
         return batch
@@ -292,15 +296,17 @@ class Sending:
 
     def _send(self, batch: Batch) -> None:
         """Submit a batch; its first items, where not all of them go into one."""
+        turn = place, _ = (batch.number, batch.start), batch.news
         parcel = self._parcels.pack(batch.items) if batch.count > 1 else None
         with self._lock:
             self._put_back(batch, parcel.count if parcel else 1)
         batch.alone = batch.count == 1
         if parcel is None or batch.alone:
-            task = self._parcels.single(batch.items[0], timed=self._size != 1)
+            task = self._parcels.single(batch.items[0], *(() if self._size == 1 else turn))
         else:
-            task = parcel.task(LIMIT if self._workers > 1 and self._size is None else math.inf)
-        batch.futures.extend(itertools.starmap(self._submit, (task,)))  # one step: what is submitted is known
+            limit = LIMIT if self._workers > 1 and self._size is None else math.inf
+            task = parcel.task(limit, *turn)
+        batch.futures.extend(itertools.starmap(self._submit, ((place, *task),)))  # one step: what is submitted is known
         for future in list(batch.futures):  # or it is done, `_ask` has found that, and its result is taken
             future.add_done_callback(partial(self._done, batch))
             if self._closed:
@@ -313,7 +319,7 @@ class Sending:
             if self._closed or self._error:
                 self._gone.append(rest)
             else:
-                self._unsent.put_back(batch.start + count, rest)
+                self._unsent.put_back(batch.number, batch.start + count, rest)
 
     def _done(self, batch: Batch, future: Future[Any]) -> None:
         """Hear that a batch is done; in a thread of the executor's, or in that of who cancels it."""
@@ -349,7 +355,13 @@ class Sending:
 
     def _learn(self, batch: Batch, done: worker.Done | worker.Timed) -> None:
         """Take note of how long a batch took, and of what it has left. The lock is held."""
-        count = 1 if isinstance(done, worker.Timed) else len(done.results)
-        self._pace.learn(done.seconds, count, batch.count)
-        if count < batch.count:
+        if isinstance(done, worker.Timed):
+            self._pace.learn(done.seconds, 1, 1)
+            return
+        if count := len(done.results):
+            self._pace.learn(done.seconds, count, batch.count)
+        else:
+            self._sent.pop(batch.start, None)  # where it will be again
+        if done.left is not None:
             self._put_back(batch, count)
+            self._heard.hear(done.left)

@@ -18,11 +18,12 @@ from unirun.backends.pipes.answers import cancel, resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import Parts
-from unirun.backends.pipes.handle import Handle, Task
+from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.line import Line
 from unirun.backends.pipes.pace import STARVED, STUCK, Pace
 from unirun.backends.pipes.packing import Packer
 from unirun.backends.pipes.places import Places
+from unirun.backends.pipes.task import Task
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.processes import BrokenProcessPool
 

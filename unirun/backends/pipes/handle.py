@@ -16,7 +16,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice, repeat, starmap
 from operator import itemgetter
@@ -24,15 +24,13 @@ from typing import Any, Final
 
 from unirun import clock
 from unirun.backends.pipes import forks, protocol
-from unirun.backends.pipes.arena import Block
 from unirun.backends.pipes.buffers import Buffers
 from unirun.backends.pipes.by_value import Parts
-from unirun.backends.pipes.future import PipeFuture
-from unirun.backends.pipes.memo import Memo
+from unirun.backends.pipes.task import Task
 from unirun.backends.pipes.worker import Orders, work
 from unirun.backends.repairs import ensure_descriptors, ensure_helpers, is_stray, kill, undo_start
 
-__all__ = ["Handle", "Task"]
+__all__ = ["Handle"]
 
 #: Pieces written in one system call. Linux takes 1024 (IOV_MAX), POSIX promises 16.
 _PIECES: Final = 16
@@ -40,30 +38,6 @@ _PIECES: Final = 16
 _TAIL: Final = 2048
 #: Seconds that a worker whose pipe is closed has for ending by itself. It has only to leave.
 _PATIENCE: Final = 1.0
-
-
-class Task:
-    """A call that was submitted, and its future."""
-
-    __slots__ = ("args", "blocks", "deaths", "fn", "future", "kwargs", "memo", "number", "parts")
-
-    def __init__(
-        self, future: PipeFuture, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memo: Memo | None = None
-    ) -> None:
-        self.future: PipeFuture = future
-        self.fn: Any = fn
-        self.args: tuple[Any, ...] = args
-        self.kwargs: dict[str, Any] = kwargs
-        #: Its place among all that were submitted to the pool.
-        self.number: int = 0
-        #: Workers that died while this task was the next one for them.
-        self.deaths: int = 0
-        #: What it may share with other tasks.
-        self.memo: Memo | None = memo
-        #: Where its large buffers are, while it is on its way to a worker or running.
-        self.blocks: Sequence[Block] = ()
-        #: What ``dump`` made of it, if that is to be kept until it runs.
-        self.parts: Parts | None = None
 
 
 class Handle:

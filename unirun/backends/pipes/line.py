@@ -1,8 +1,8 @@
-"""The line of tasks that wait for a worker, in the order in which they were submitted.
+"""The line of tasks that wait for a worker, in the order of their places.
 
 Guarantees:
     A task that was given to a worker and comes back stands where it stood: behind all earlier ones, before all later
-    ones. So the tasks of a pool may wait for earlier ones, with as few workers as it has.
+    ones. So do the items of a map that a worker has left.
 
 Guarded by the pool's lock.
 """
@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from unirun.backends.pipes.handle import Handle, Task
+from unirun.backends.pipes.handle import Handle
+from unirun.backends.pipes.task import Task
 
 __all__ = ["Line"]
 
@@ -22,18 +23,15 @@ __all__ = ["Line"]
 class Line(deque[Task]):
     """The tasks; the first one is the next to be given to a worker."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._submitted = 0
-
     def join(self, task: Task) -> None:
-        """Put a new task at the end."""
-        self._submitted += 1
-        task.number = self._submitted
-        self.append(task)
+        """Put a new task in its place, which is the last one unless others came meanwhile."""
+        if self and task.place < self[-1].place:
+            self.put_back([task], [task])
+        else:
+            self.append(task)
 
     def put_back(self, tasks: Sequence[Task], moved: Iterable[Task]) -> None:
-        """Put tasks back.
+        """Put tasks in their places.
 
         Args:
             tasks: The tasks, in their order.
@@ -41,9 +39,9 @@ class Line(deque[Task]):
         """
         if not tasks:
             return
-        newest = tasks[-1].number
-        earlier = [each.number for each in takewhile(lambda each: each.number < newest, self)]
-        places = [bisect(earlier, task.number) + place for place, task in enumerate(tasks)]
+        last = tasks[-1].place
+        earlier = [each.place for each in takewhile(lambda each: each.place < last, self)]
+        places = [bisect(earlier, task.place) + count for count, task in enumerate(tasks)]
         deque(map(self.insert, places, moved), 0)  # one step, in whose middle no signal handler runs
 
     def passes(self, worker: Handle) -> bool:
@@ -51,4 +49,4 @@ class Line(deque[Task]):
 
         Somebody else's worker held it, and this one runs something that may wait for it.
         """
-        return bool(self and worker.tasks) and self[0].number < next(reversed(worker.tasks.values())).number
+        return bool(self and worker.tasks) and self[0].place < next(reversed(worker.tasks.values())).place

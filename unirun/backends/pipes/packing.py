@@ -10,7 +10,7 @@ from typing import Final
 from unirun.backends.pipes.answers import resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.by_value import Parts, dump_call
-from unirun.backends.pipes.handle import Task
+from unirun.backends.pipes.task import Task
 from unirun.backends.raised import remote_traceback
 
 __all__ = ["Packer"]

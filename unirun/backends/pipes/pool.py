@@ -14,10 +14,10 @@ from unirun.backends.chunks import ChunkingExecutor
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.future import PipeFuture
-from unirun.backends.pipes.handle import Task
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.memo import Memo
 from unirun.backends.pipes.pace import Pace
+from unirun.backends.pipes.task import Task
 from unirun.backends.pipes.terms import Terms
 from unirun.backends.pipes.worker import Orders, User
 from unirun.backends.repairs import ensure_helpers
@@ -25,6 +25,7 @@ from unirun.refusal import Failure, Refused, failure, is_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unirun.backends.turns import Place
     from unirun.refusal import Stage
 
 __all__ = ["Pending", "PipePool", "open_pipes"]
@@ -105,10 +106,13 @@ class PipePool(ChunkingExecutor):
         self._manager.dispatch.submit(Task(future, fn, args, kwargs))
         return future
 
-    def submit_sharing(self, memo: Memo, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Submit a task that may share large buffers with others of the same ``memo``: each object is sent once."""
+    def submit_sharing(self, memo: Memo, place: Place, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Submit a task that has a place among the others.
+
+        It may share large buffers with others of the same ``memo``: each object is sent once.
+        """
         future = PipeFuture(self._manager.ear)
-        self._manager.dispatch.submit(Task(future, fn, args, {}, memo))
+        self._manager.dispatch.submit(Task(future, fn, args, {}, memo, place))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -30,6 +30,10 @@ from unirun.backends.pipes.pool import Pending, PipePool
 from unirun.fresh import Birth
 from unirun.refusal import NO_ROOM, Failure, Refused
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unirun.backends.turns import Place
+
 __all__ = ["IDLE_SECONDS", "Loan", "borrow", "clear"]
 
 _Key = tuple[Any, ...]
@@ -244,9 +248,9 @@ class Loan(ChunkingExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self._submit(self._pool.submit, fn, *args, **kwargs)
 
-    def submit_sharing(self, memo: Memo, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit_sharing(self, memo: Memo, place: Place, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Submit a task that may share large buffers with others of the same ``memo``: each object is sent once."""
-        return self._submit(self._pool.submit_sharing, memo, fn, *args)
+        return self._submit(self._pool.submit_sharing, memo, place, fn, *args)
 
     def _submit(self, submit: Callable[..., Future[Any]], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self._pool.foreign:  # which it says; here another thread of the parent's may have held the lock
