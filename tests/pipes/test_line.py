@@ -15,7 +15,7 @@ def task(*place: int) -> Task:
     return Task(nobody, abs, (), {}, None, (place[0], place[1] if place[1:] else 0))
 
 
-def places(line: Line) -> list[tuple[int, int]]:
+def places(line: Line) -> list[tuple[int, ...]]:
     return [each.place for each in line]
 
 
@@ -25,6 +25,17 @@ def test_those_that_come_back_stand_where_they_stood() -> None:
     line.put_back([*mine.values()], map(mine.pop, [*mine]))
     assert places(line) == [(number, 0) for number in (1, 2, 4, 5, 6, 9, 10)]
     assert not mine
+
+
+def test_new_ones_stand_where_they_join() -> None:
+    """Whichever was made first, in another thread."""
+    line = Line()
+    nobody: Any = None
+    first, second = (Task(nobody, abs, (), {}) for _ in range(2))
+    line.join(second)
+    line.join(first)
+    assert list(line) == [second, first]
+    assert second.place < first.place
 
 
 def test_what_was_left_of_a_task_comes_before_what_was_submitted_later() -> None:
@@ -57,7 +68,7 @@ def test_it_stays_in_order(seed: int) -> None:
         for _ in range(chance.randrange(4)):
             if line:
                 first = line.popleft()
-                worker[first.place[0]] = first
+                worker[next(iter(first.place))] = first
         if chance.random() < 0.2:
             back = sorted(worker)[chance.randrange(3) :]
             line.put_back([worker[each] for each in back], map(worker.pop, back))

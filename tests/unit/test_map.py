@@ -32,9 +32,11 @@ from tests.pipes.jobs import Large
 from unirun import Run, RuntimeConfig, clock, configure, leases
 from unirun.backends import batch
 from unirun.backends.pipes.arena import Arena
+from unirun.backends.turns import Heard
 from unirun.compat.concurrent import futures as compat
 from unirun.maps.batches import Batches
 from unirun.maps.executor import BatchingExecutor
+from unirun.maps.parcels import Batch
 from unirun.maps.sending import Sending
 from unirun.maps.source import Source as Taken
 
@@ -58,6 +60,12 @@ def exit_at(gate: Gate) -> None:
 
 def nap(number: int) -> int:
     time.sleep(0.002)
+    return number
+
+
+def stall(number: int) -> int:
+    """Take so long, a few times, that what is in the same batch is left to others."""
+    time.sleep(0.03 if number in (60, 150, 240) else 0)
     return number
 
 
@@ -565,6 +573,31 @@ def test_results_that_nobody_can_ask_for_are_let_go_of() -> None:
             executor.map(nap, range(300))  # which is still to be done when nobody holds its results
             until(lambda: not executor._unirun_maps, "the end of the map")  # type: ignore[union-attr]
             assert not [each for each in gc.get_objects() if type(each) in (batch.Done, batch.Timed)]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy lets go of nothing but by its collector")
+def test_what_workers_have_not_begun_waits_for_no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that came back whole, behind others that were cut short."""
+    back: list[int] = []
+    hear = Heard.hear
+
+    def heard(self: Heard, left: Any) -> None:
+        back.append(left[0])
+        hear(self, left)
+
+    monkeypatch.setattr(Heard, "hear", heard)
+    gc.collect()
+    gc.disable()
+    try:
+        with Run(flavor="processes", max_workers=2) as executor:
+            while len(back) < 20:
+                assert list(executor.map(stall, range(300))) == list(range(300))
+            until(lambda: not executor._unirun_maps, "the end of the map")  # type: ignore[union-attr]
+            while [each for each in gc.get_objects() if type(each) is Batch]:
+                # Without a GIL the pool's thread lets go of what it has made, when it has something to do.
+                assert executor.submit(square, 3).result(PATIENCE) == 9
     finally:
         gc.enable()
 

@@ -1,6 +1,7 @@
 """Who may begin an item of a map: no worker that has left an earlier one, of which the map had not heard."""
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,6 @@ import pytest
 from tests.conformance.tasks import square
 from unirun.backends import batch, turns
 from unirun.backends.turns import Heard, leave, waits
-
-
-@pytest.fixture(autouse=True)
-def _worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is a worker that has left nothing."""
-    monkeypatch.setattr(turns, "_left", {})
 
 
 def test_later_items_wait_until_it_was_heard_of_what_was_left() -> None:
@@ -62,17 +57,50 @@ def test_a_fork_of_a_worker_has_left_nothing() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_what_is_heard_late_or_twice_changes_nothing() -> None:
+def test_what_is_heard_twice_changes_nothing() -> None:
     heard = Heard()
     first, second = leave((5, 3), heard.news), leave((4, 0), heard.news)
-    for each in (second, first, second):
+    for each in (first, first, second, first):
         heard.hear(each)
     assert not waits((7, 0), heard.news)
 
 
+def test_each_thread_is_a_worker_of_its_own() -> None:
+    """In a pool that has come down to threads. That one was heard says nothing about another."""
+    heard = Heard()
+    before = heard.news
+    leave((5, 3), before)
+    others: list[Any] = []
+
+    def other() -> None:
+        others.append((waits((7, 0), before), leave((7, 0), before)))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    (waited, left), *_ = others
+    assert not waited
+    heard.hear(left)
+    assert waits((7, 0), heard.news)
+
+
 def test_a_worker_does_not_remember_for_ever() -> None:
-    news = Heard().news
+    executors = [Heard().news for _ in range(100)]
     for number in range(1000):
-        leave((number, 0), news)
-    assert len(turns._left[os.getpid()]) < 300
-    assert waits((1001, 0), news)
+        for news in executors[number % 2 :: 2]:
+            leave((number, 0), news)
+    kept = turns._me().left
+    assert len(kept) < 10
+    assert all(len(each) < 300 for each in kept.values())
+    assert waits((1001, 0), executors[-1])
+
+
+def test_a_program_does_not_remember_for_ever() -> None:
+    """Of workers that died, and others took their places."""
+    heard = Heard()
+    mine = leave((5, 3), heard.news)
+    for number in range(1000):
+        heard.hear((number, 1))
+    heard.hear(mine)
+    assert len(heard.news[1]) < 200
+    assert not waits((7, 0), heard.news)

@@ -9,6 +9,7 @@ wait for those that were left, which nobody would do then.
 from __future__ import annotations
 
 import os
+import threading
 from itertools import count, takewhile
 
 TYPE_CHECKING = False
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
     #: The number of a task; and, if it is a part of a map, of its first item.
     Place: TypeAlias = tuple[int, int]
-    #: What was heard when something was sent: by whose maps, and the last time that a worker has left something, by its
-    #: process.
-    News: TypeAlias = tuple[tuple[int, int], dict[int, int]]
-    #: A worker's process, and when it has left something.
+    #: An executor: the process whose it is, and a number in there. A worker may have some, too.
+    Whose: TypeAlias = tuple[int, int]
+    #: What was heard when something was sent: by whose maps, and the last time that a worker has left something, by the
+    #: number of the worker.
+    News: TypeAlias = tuple[Whose, dict[int, int]]
+    #: The number of a worker, and when it has left something.
     Left: TypeAlias = tuple[int, int]
 
 __all__ = ["Heard", "leave", "numbers", "waits"]
@@ -31,49 +34,78 @@ numbers = count(1)
 # In the program.
 
 _executors = count(1)
+#: Workers of which it is remembered what was heard, the newest: of others it is heard again.
+_HEARD: Final = 128
 
 
 class Heard:
     """What the maps of one executor have heard of what workers have left."""
 
     def __init__(self) -> None:
-        self._executor = os.getpid(), next(_executors)  # a worker may have maps, too
+        self._whose = os.getpid(), next(_executors)
         self._times: dict[int, int] = {}  # changed by single steps: several threads may hear something
 
     @property
     def news(self) -> News:
         """What was heard until now."""
-        return self._executor, self._times.copy()
+        return self._whose, self._times.copy()
 
     def hear(self, left: Left) -> None:
-        """Take note that something was left, which is to be sent next; its map has to have it then."""
-        process, time = left
-        self._times[process] = max(time, self._times.get(process, 0))
+        """Take note that something was left, which is to be sent next; its map has to have it then.
+
+        Of one worker this is heard in the order in which it was left.
+        """
+        worker, time = left
+        self._times[worker] = max(time, self._times.pop(worker, 0))
+        for old in list(self._times)[:-_HEARD]:
+            self._times.pop(old, None)
 
 
-# In a worker.
+# In a worker: a process, or a thread of a pool that has come down to threads.
 
 _times = count(1)
-#: When something was left, whose, and from where on; oldest first. By the number of this process, as a fork of it has
-#: left nothing.
-_left: dict[int, tuple[tuple[int, tuple[int, int], Place], ...]] = {}
-#: So many of these are kept: as many as there may be of which a map has not heard that has much on its way.
-_MOST: Final = 256
+#: So much is remembered of an executor: as much as there may be of which a map has not heard that has much on its way.
+_LEFT: Final = 256
+#: Executors of which something is remembered.
+_MOST: Final = 8
+
+
+class _Worker(threading.local):
+    """What this worker has left."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        #: Drawn, as the number of a process or a thread that has ended may be that of another one.
+        self.number = int.from_bytes(os.urandom(7), "little")
+        #: When something was left, and from where on, oldest first; by whose it was, newest last.
+        self.left: dict[Whose, tuple[tuple[int, Place], ...]] = {}
+
+
+_worker = _Worker()
+
+
+def _me() -> _Worker:
+    if _worker.process != os.getpid():  # a fork of a worker is another one
+        _worker.__init__()  # type: ignore[misc]
+    return _worker
 
 
 def leave(place: Place, news: News) -> Left:
     """Take note that items from ``place`` on are left, which were sent with some news."""
-    process, time = os.getpid(), next(_times)
-    _left[process] = (*_left.get(process, ())[1 - _MOST :], (time, news[0], place))
-    return process, time
+    me, time = _me(), next(_times)
+    whose, _ = news
+    me.left[whose] = (*me.left.pop(whose, ())[1 - _LEFT :], (time, place))
+    for old in list(me.left)[:-_MOST]:
+        del me.left[old]
+    return me.number, time
 
 
 def waits(place: Place, news: News) -> bool:
     """Tell whether an item that was sent with some news may wait for what was left here."""
-    if not _left:
+    whose, times = news
+    if whose not in _worker.left:
         return False
-    process = os.getpid()
-    executor, times = news
-    last = times.get(process, 0)
-    unheard = takewhile(lambda each: each[0] > last, reversed(_left.get(process, ())))
-    return any(whose == executor and earlier < place for _, whose, earlier in unheard)
+    me = _me()
+    last = times.get(me.number, 0)
+    unheard = takewhile(lambda each: each[0] > last, reversed(me.left.get(whose, ())))
+    return any(earlier < place for _, earlier in unheard)

@@ -239,7 +239,7 @@ class Sending:
 
     def _cut(self) -> Batch | None:
         """Return the next batch, if there is one to be sent. The lock is held."""
-        news = self._heard.news  # first: what was left is back in its map then, where the looks below find it
+        news = self._heard.news  # first: what was left is back in its map then, where it is looked for below
         most = self._ahead() if self._pace.known or self._size is not None else self._workers
         full = self._window is not None and self._taken - len(self._unsent) - self._next >= self._room()
         wait = len(self._open) >= most or (full and self._next in self._sent)  # until the next result makes room
@@ -361,7 +361,9 @@ class Sending:
         if count := len(done.results):
             self._pace.learn(done.seconds, count, batch.count)
         else:
-            self._sent.pop(batch.start, None)  # where it will be again
+            self._sent.pop(batch.start, None)  # where they will be again
+            self._gone.append(batch.futures)  # which hold this batch
+            batch.futures = []
         if done.left is not None:
             self._put_back(batch, count)
             self._heard.hear(done.left)

@@ -12,10 +12,11 @@ from __future__ import annotations
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
+from operator import attrgetter
 
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.task import Task
+from unirun.backends.turns import numbers
 
 __all__ = ["Line"]
 
@@ -24,11 +25,12 @@ class Line(deque[Task]):
     """The tasks; the first one is the next to be given to a worker."""
 
     def join(self, task: Task) -> None:
-        """Put a new task in its place, which is the last one unless others came meanwhile."""
-        if self and task.place < self[-1].place:
-            self.put_back([task], [task])
-        else:
+        """Put a new task in its place: the last one, unless it has one already and others came meanwhile."""
+        if not task.place:
+            task.place = next(numbers), 0  # later than all that were drawn
             self.append(task)
+        else:
+            self.put_back([task], [task])
 
     def put_back(self, tasks: Sequence[Task], moved: Iterable[Task]) -> None:
         """Put tasks in their places.
@@ -37,11 +39,7 @@ class Line(deque[Task]):
             tasks: The tasks, in their order.
             moved: The same, as they come out of where they are. Each is in one of the two, also if Ctrl-C comes.
         """
-        if not tasks:
-            return
-        last = tasks[-1].place
-        earlier = [each.place for each in takewhile(lambda each: each.place < last, self)]
-        places = [bisect(earlier, task.place) + count for count, task in enumerate(tasks)]
+        places = [bisect(self, task.place, key=attrgetter("place")) + count for count, task in enumerate(tasks)]
         deque(map(self.insert, places, moved), 0)  # one step, in whose middle no signal handler runs
 
     def passes(self, worker: Handle) -> bool:

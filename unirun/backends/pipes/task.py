@@ -9,7 +9,6 @@ from unirun.backends.pipes.arena import Block
 from unirun.backends.pipes.by_value import Parts
 from unirun.backends.pipes.future import PipeFuture
 from unirun.backends.pipes.memo import Memo
-from unirun.backends.turns import numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class Task:
         self.fn: Any = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
-        #: Its place among all that are submitted; if none is given, that of its submission.
-        self.place: Place = place or (next(numbers), 0)
+        #: Its place among all that are submitted. If none is given, it gets the last one as it joins the line.
+        self.place: Place | tuple[()] = place or ()
         #: Workers that died while this task was the next one for them.
         self.deaths: int = 0
         #: What it may share with other tasks.
