@@ -74,9 +74,9 @@ class _Worker(threading.local):
     """What this worker has left."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
+        self.process: int = os.getpid()
         #: Drawn, as the number of a process or a thread that has ended may be that of another one.
-        self.number = int.from_bytes(os.urandom(7), "little")
+        self.number: int = int.from_bytes(os.urandom(7), "little")
         #: When something was left, and from where on, oldest first; by whose it was, newest last.
         self.left: dict[Whose, tuple[tuple[int, Place], ...]] = {}
 
