@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Heard", "leave", "numbers", "waits"]
 
 #: For tasks, in the order in which they are submitted. What has come back keeps its own.
-numbers = count(1)
+numbers: count[int] = count(1)
 
 # In the program.
 
