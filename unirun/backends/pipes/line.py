@@ -45,6 +45,6 @@ class Line(deque[Task]):
     def passes(self, worker: Handle) -> bool:
         """Tell whether the next task is earlier than the last one that a worker holds, and must not wait behind that.
 
-        Somebody else's worker held it, and this one runs something that may wait for it.
+        Another worker has held it, and this one may run something that waits for it.
         """
         return bool(self and worker.tasks) and self[0].place < next(reversed(worker.tasks.values())).place
