@@ -47,6 +47,21 @@ def test_items_that_do_not_follow_one_another_are_two_batches() -> None:
     assert (second.start, len(unsent)) == (4, 0)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_what_comes_back_is_sent_in_order(order: tuple[int, ...]) -> None:
+    """Before what was never sent, whichever came back first, and with the numbers of the tasks in which it was."""
+    unsent = Unsent([])
+    unsent.add(0, range(20))
+    unsent.seal()
+    sent = [unsent.cut(4, NEWS) for _ in range(3)]
+    for each in order:
+        unsent.put_back(sent[each].number, sent[each].start + 2, sent[each].items[2:])
+    again = [unsent.cut(4, NEWS) for _ in range(3)]
+    assert [batch.start for batch in again] == [2, 6, 10]
+    assert [batch.number for batch in again] == [batch.number for batch in sent]
+    assert unsent.cut(20, NEWS).number > again[-1].number
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_item_is_cut_once(seed: int) -> None:
     """However they are taken, cut, and put back."""
