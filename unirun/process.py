@@ -12,7 +12,7 @@ from itertools import chain
 
 from unirun import thread  # noqa: F401
 from unirun.aside import stands_aside
-from unirun.backends import inline, repairs  # noqa: F401
+from unirun.backends import inline  # noqa: F401
 from unirun.backends.lowered import mentions_main
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 from unirun.backends.ready import Next

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.columns import FORKING
 from tests.conformance.quiet import exit_status
 from tests.pipes import jobs
+from tests.unit.moments import PATIENCE, until
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 
 pytestmark = [
@@ -41,7 +44,7 @@ def fill(pipe: int) -> None:
 
 def until_taken(lock: Any) -> None:
     """Wait until another thread has it."""
-    while lock.acquire(blocking=False):
+    while lock.acquire(False):
         lock.release()
         time.sleep(0.001)
 
@@ -129,6 +132,28 @@ def test_a_worker_that_is_started_while_the_pool_breaks() -> None:
     with pytest.raises(BrokenProcessPool, match="a worker ended"):
         pool._spawn_process()
     pool._unirun_release()
+
+
+@FORKING
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_that_is_killed_once_it_was_told_to_end(killed: int) -> None:
+    """One of the two has the lock of the queue, for which the other waits to hear the same; who knows which."""
+    pool: Any = construct("fork")
+    pool._unirun_start(abs, (-3,), {})[0].result(PATIENCE)
+    workers = pool._unirun_workers()
+    assert len(workers) == 2
+    until_taken(pool._call_queue._rlock)
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    thread, words = pool._executor_manager_thread, pool._call_queue._reader
+    pool.shutdown(wait=False)
+    until(lambda: words.closed or words.poll())
+    os.kill(workers[killed].pid, signal.SIGKILL)
+    os.kill(workers[1 - killed].pid, signal.SIGCONT)
+    thread.join(PATIENCE)
+    alive = thread.is_alive()
+    workers[1 - killed].kill()  # the program would wait for it at its exit
+    assert not alive
 
 
 WAITING = """

@@ -30,6 +30,7 @@ import threading
 import weakref
 from functools import partial
 
+from unirun.backends import repairs
 from unirun.backends.ready import Ready, wake
 from unirun.kinship import stdlib_class
 from unirun.refusal import USUALLY
@@ -130,16 +131,6 @@ class GuardedProcessPool(_Base):
         Raises:
             Refused: Semaphores or pipes cannot be made on this host.
         """
-        from unirun.backends.repairs import (
-            ensure_tracker,
-            forget_others_server,
-            from_system_limits,
-            lock_wakeup,
-            starts_by_fork,
-            without_system_limits,
-            workers_find_us,
-        )
-
         initialize = super().__init__
 
         def construct() -> None:
@@ -147,21 +138,21 @@ class GuardedProcessPool(_Base):
 
         first = initializer
         try:
-            if not starts_by_fork(mp_context, max_tasks_per_child):
-                ensure_tracker()
-                forget_others_server()
-                self._unirun_unguarded = not workers_find_us()
+            if not repairs.starts_by_fork(mp_context, max_tasks_per_child):
+                repairs.ensure_tracker()
+                repairs.forget_others_server()
+                self._unirun_unguarded = not repairs.workers_find_us()
             if not self._unirun_unguarded:
                 first, initargs = Ready(initializer, initargs), ()
                 self._unirun_ready = first
             try:
                 construct()
             except PermissionError as error:
-                if not from_system_limits(error):
+                if not repairs.from_system_limits(error):
                     raise
                 # Only the question how many semaphores there are is forbidden; they may well work.
-                without_system_limits(stdlib, construct)
-            lock_wakeup(self, self._executor_manager_thread_wakeup)
+                repairs.without_system_limits(stdlib, construct)
+            repairs.lock_wakeup(self, self._executor_manager_thread_wakeup)
             _pools.append(weakref.ref(self, _pools.remove))
         except Exception as error:
             self._unirun_release()
@@ -204,7 +195,6 @@ class GuardedProcessPool(_Base):
     def _unirun_start_waiting(
         self, ready: Ready, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Future[Any], bool]:
-        from unirun.backends.repairs import kill, undo_start
         from unirun.refusal import Refused, is_refusal, refused_start
 
         if not ready.armed:  # an earlier call started it, and was then interrupted
@@ -216,7 +206,7 @@ class GuardedProcessPool(_Base):
             refused = is_refusal("start", error)
             if self._unirun_manager_alive() if workers else not refused:
                 raise
-            undo_start(error)
+            repairs.undo_start(error)
             self._unirun_abandon()
             if refused:
                 raise refused_start(error, self._mp_context) from None
@@ -244,7 +234,7 @@ class GuardedProcessPool(_Base):
             if future.cancelled() or not isinstance(future.exception(), BrokenProcessPool):
                 return future, False
             for worker in self._unirun_workers():
-                kill(worker)  # SIGTERM may be ignored, and the manager thread waits for them
+                repairs.kill(worker)  # SIGTERM may be ignored, and the manager thread waits for them
             super().shutdown(wait=True)
             if ready.was_said():
                 return future, True  # a worker was up: it is a crash, and the task may have run
@@ -281,7 +271,8 @@ class GuardedProcessPool(_Base):
             self._executor_manager_thread_wakeup._unirun_owner = os.getpid()  # type: ignore[attr-defined]
             if self._safe_to_dynamically_spawn_children:  # type: ignore[attr-defined]
                 self._unirun_start_feeder()
-        super()._start_executor_manager_thread()
+            super()._start_executor_manager_thread()
+            repairs.wait_for_workers(self._executor_manager_thread)
 
     def _unirun_start_feeder(self) -> None:
         """Start the thread that feeds the call queue now, where a refusal is one of the start.
@@ -295,10 +286,8 @@ class GuardedProcessPool(_Base):
                 queue._start_thread()
 
     def _spawn_process(self) -> None:
-        from unirun.backends.repairs import ensure_descriptors, kill, lost_server, undo_start
-
         try:
-            ensure_descriptors(self._mp_context)
+            repairs.ensure_descriptors(self._mp_context)
             super()._spawn_process()  # type: ignore[misc]
         except Exception as error:
             from unirun.refusal import failure, is_refusal
@@ -310,14 +299,16 @@ class GuardedProcessPool(_Base):
                 raise
             manager: Any = self._executor_manager_thread
             if self._unirun_workers():
-                undo_start(error)
+                repairs.undo_start(error)
                 self._unirun_short = failure("processes", "start", error)
-                for worker in [each for each in self._unirun_workers() if lost_server(each, error)]:
-                    kill(worker)  # it is not dead as the stdlib takes it to be, and would wait for tasks for ever
+                for worker in [each for each in self._unirun_workers() if repairs.lost_server(each, error)]:
+                    repairs.kill(
+                        worker
+                    )  # it is not dead as the stdlib takes it to be, and would wait for tasks for ever
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.
-                undo_start(error)
+                repairs.undo_start(error)
                 self._unirun_fail_pending(manager, error)
             else:
                 raise
@@ -325,13 +316,11 @@ class GuardedProcessPool(_Base):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         workers = self._unirun_workers()
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if not wait or sys.meta_path is None:  # the interpreter ends, and nothing can be imported any more
+        if not wait:
             return
-        from unirun.backends.repairs import is_stray, kill
-
         for worker in workers:
-            if is_stray(worker):
-                kill(worker)
+            if repairs.is_stray(worker):
+                repairs.kill(worker)
         if self._unirun_ready is not None and not self._unirun_ready.waiting:
             self._unirun_ready.close()
 
@@ -354,10 +343,8 @@ class GuardedProcessPool(_Base):
 
     def _unirun_abandon(self) -> None:
         """Tear down a pool whose manager thread never started: it has workers at most, and nobody else to end them."""
-        from unirun.backends.repairs import kill
-
         for worker in self._unirun_workers():
-            kill(worker)
+            repairs.kill(worker)
             worker.join()
         self._executor_manager_thread = None  # never started
         self._pending_work_items.clear()

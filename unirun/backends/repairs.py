@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from functools import cache
 
 from unirun.refusal import Refused
@@ -29,6 +30,7 @@ __all__ = [
     "lost_server",
     "starts_by_fork",
     "undo_start",
+    "wait_for_workers",
     "without_system_limits",
     "workers_find_us",
 ]
@@ -191,6 +193,39 @@ def _locked(base: Any) -> type[Any]:
                 del kept
 
     return LockedWakeup
+
+
+def wait_for_workers(manager: Any) -> None:
+    """Have the thread that ends a pool wait for all workers at once, and free the locks of those that are killed then.
+
+    An idle worker waits for its task with the lock of the queue held, and the others wait for that lock. If the one is
+    killed when the stdlib has told them all to end, the others do not hear it, and it waits for them for ever.
+    """
+    manager.__class__ = _waiting(manager.__class__)  # the thread runs, and is not at its end: the caller has its lock
+
+
+#: Seconds that the others have to end by themselves when a worker was killed. What they need a lock for takes far less:
+#: to read or to write a word of a few bytes.
+_GRACE = 1.0
+
+
+@cache
+def _waiting(base: Any) -> type[Any]:
+    from multiprocessing.connection import wait
+
+    class WaitingManager(base):  # type: ignore[misc]
+        def shutdown_workers(self) -> None:
+            super().shutdown_workers()
+            workers = list(self.processes.values())
+            while living := [worker for worker in workers if worker.is_alive()]:
+                killed = any(worker.exitcode for worker in workers)
+                if not wait([worker.sentinel for worker in living], _GRACE if killed else None):
+                    for lock in filter(None, (self.call_queue._rlock, self.result_queue._wlock)):
+                        lock.acquire(timeout=_GRACE / 10)  # fails if a dead worker has it
+                        with suppress(ValueError):  # it is free by now
+                            lock.release()
+
+    return WaitingManager
 
 
 _limits_lock = threading.Lock()  # guards the exchange of the stdlib's check
