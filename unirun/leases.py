@@ -369,9 +369,7 @@ def _reap() -> None:
                 return
             if not ended:
                 _changed.wait(min((end - now for end, _ in due), default=IDLE_SECONDS))
-        while (
-            ended
-        ):  # of which none is held on to; and one with a worker that does not end keeps the others from nothing
+        while ended:  # none is held on to, and one with a worker that does not end keeps the others from nothing
             ended.pop().shutdown(wait=False)
 
 

@@ -77,10 +77,13 @@ class TestAWorkerDies:
         """What it had not sent goes to a new pool; the caller hears of the item."""
         use_stdlib_pool()
         results = unirun.map(nap_and_die, range(100), buffersize=10)
+        (entry,) = leases._leases.values()
+        thread = entry.pool._executor_manager_thread  # type: ignore[attr-defined]
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(BrokenExecutor):
             in_time(lambda: next(results))
         assert in_time(lambda: unirun.submit(square, 3).result()) == 9
+        until(lambda: not thread.is_alive())  # it fails other items, and for each the map may open a pool
 
     def test_nobody_holds_the_pool_any_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor does its own thread let go of it there: on 3.12 and 3.13 that takes the same lock."""
