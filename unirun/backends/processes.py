@@ -272,7 +272,7 @@ class GuardedProcessPool(_Base):
             if self._safe_to_dynamically_spawn_children:  # type: ignore[attr-defined]
                 self._unirun_start_feeder()
             super()._start_executor_manager_thread()
-            repairs.wait_for_workers(self._executor_manager_thread)
+            repairs.watch_workers(self._executor_manager_thread)
 
     def _unirun_start_feeder(self) -> None:
         """Start the thread that feeds the call queue now, where a refusal is one of the start.
@@ -302,9 +302,7 @@ class GuardedProcessPool(_Base):
                 repairs.undo_start(error)
                 self._unirun_short = failure("processes", "start", error)
                 for worker in [each for each in self._unirun_workers() if repairs.lost_server(each, error)]:
-                    repairs.kill(
-                        worker
-                    )  # it is not dead as the stdlib takes it to be, and would wait for tasks for ever
+                    repairs.kill(worker)  # it is not dead, as the stdlib takes it to be: it would wait for ever
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.
