@@ -1186,6 +1186,45 @@ def test_items_go_when_they_are_done(kind: Any, flavor: Any) -> None:
         until(gone, "the last item is let go of")
 
 
+class Packed:
+    """Waits to be pickled. Several are packed together once their function is known to be short."""
+
+    held = threading.Event()
+    pickling = threading.Event()
+
+    def __reduce__(self) -> Any:
+        Packed.pickling.set()
+        assert Packed.held.wait(PATIENCE)
+        return Packed, ()
+
+
+def moment(_: object) -> float:
+    return time.monotonic()
+
+
+@pytest.mark.parametrize(
+    "kind", [partial(Run, flavor="processes", max_workers=1), partial(compat.ProcessPoolExecutor, 1)]
+)
+def test_what_is_being_packed_is_sent_before_a_later_map(kind: Any) -> None:
+    """Though it is not among what waits any more, and not on its way yet."""
+    Packed.held.set()
+    with kind() as executor:
+        list(executor.map(moment, [Packed()] * 500))
+        Packed.held.clear()
+        Packed.pickling.clear()
+        first: list[float] = []
+        caller = threading.Thread(target=lambda: first.extend(executor.map(moment, [Packed()] * 100)), daemon=True)
+        caller.start()
+        assert Packed.pickling.wait(PATIENCE)
+        second = executor.map(moment, range(3))
+        time.sleep(0.2)  # in which the worker would be done with these
+        Packed.held.set()
+        begun = min(second)
+        caller.join(PATIENCE)
+        assert len(first) == 100
+        assert max(first) < begun
+
+
 class SlowToLoad:
     """Takes time to pickle, and to load."""
 

@@ -159,10 +159,13 @@ class Sending:
 
         To be called by whoever has sent something: before that it was somebody else's turn.
         """
-        if self._unsent or self._sender is not None:
-            return
-        maps = list(self._maps)
-        for later in maps[maps.index(self) + 1 :] if self in maps else []:
+        if not self._unsent and self._sender is None:
+            maps = list(self._maps)
+            self._wake_all(maps[maps.index(self) + 1 :] if self in maps else [])
+
+    def _wake_all(self, maps: list[Sending]) -> None:
+        """Have maps that come after this one send what they have, each once the one before it has nothing."""
+        for later in maps:
             with later._lock:  # it may just be looking at this one
                 if not later._behind:
                     if later._sets_order:
@@ -183,7 +186,8 @@ class Sending:
                 if not self._over:
                     return
                 ended, self._ended, self._submit = self._ended, None, None  # who holds the results holds no executor
-                self._maps = ()
+                maps, self._maps = self._maps, ()
+                earlier = list(itertools.takewhile(lambda each: each is not self, list(maps)))
                 if ended is not None and self._pace.known:
                     self._paces.pop(self._fn, None)
                     self._paces[self._fn] = self._pace.average
@@ -192,6 +196,8 @@ class Sending:
             exits.discard(self)
             if ended is not None:
                 ended(self)
+                # The sender is still to do so, if there is one, and knows of none any more.
+                self._wake_all([each for each in list(maps) if each not in earlier])
         except BaseException:  # Ctrl-C: the executor is still to be told, by the next one here
             self._ended = self._ended or ended
             raise
