@@ -29,6 +29,7 @@ from tests.conformance.columns import FORKING
 from tests.conformance.quiet import exit_status
 from tests.conformance.tasks import Gate, until
 from tests.pipes.jobs import Large
+from tests.unit.moments import asked
 from unirun import Run, RuntimeConfig, clock, configure, leases
 from unirun.backends import batch
 from unirun.backends.pipes.arena import Arena
@@ -1184,6 +1185,29 @@ def test_items_go_when_they_are_done(kind: Any, flavor: Any) -> None:
 
         # Although somebody holds the results. A thread of PyPy's may hold its newest item until it goes on.
         until(gone, "the last item is let go of")
+
+
+def test_a_map_behind_one_that_is_done_before_its_sender_is() -> None:
+    """The sender wakes nobody then: the first one has left the list."""
+    maps: list[Sending] = []
+    results: list[Future[Any]] = []
+
+    def run(place: object, fn: Any, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args))
+        return future
+
+    def run_late(*task: Any) -> Future[Any]:
+        results.append(asked(lambda: list(second.begin())))
+        until(lambda: bool(second._changed._waiters), "somebody waits for the second map")  # type: ignore[attr-defined]
+        return run(*task)
+
+    first = Batches(run_late, abs, (range(1),), workers=1, size=None, maps=maps, ended=maps.remove)
+    second = Batches(run, abs, (range(3),), workers=1, size=None, maps=maps, ended=maps.remove)
+    maps += [first, second]
+    assert list(first.begin()) == [0]
+    assert results[0].result(PATIENCE) == [0, 1, 2]
+    assert maps == []
 
 
 class Packed:
