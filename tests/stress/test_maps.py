@@ -15,7 +15,7 @@ import pytest
 
 import unirun
 from tests.conformance.columns import FORKING
-from tests.stress.maps import square_slowly
+from tests.stress.maps import Number, square_slowly
 from unirun import Run, RuntimeConfig
 from unirun.compat.concurrent import futures
 
@@ -29,6 +29,10 @@ def opened(kind: str) -> Any:
     ladder = ("pipes",) if kind == "pipes" else ("threads",)
     config = RuntimeConfig(start_method="fork", ladder=ladder, downgrade="silent")
     return Run(flavor="processes", max_workers=2, config=config).__enter__()
+
+
+def slow_to_pickle(count: int) -> list[Number]:
+    return [Number(number) for number in range(count)]
 
 
 def expected(count: int) -> list[int]:
@@ -47,7 +51,8 @@ def test_random_maps_of_several_threads(kind: str, seed: int) -> None:
         try:
             for _ in range(12):
                 count = dice.choice([0, 1, 2, 7, 100, 3000])
-                source: Any = range(count) if dice.random() < 0.5 else iter(range(count))
+                make: Any = dice.choice([range, lambda count: iter(range(count)), slow_to_pickle])
+                source: Any = make(count)
                 if dice.random() < 0.5:
                     results: Any = pool.map(square_slowly, source)
                 else:
