@@ -3,23 +3,19 @@
 import gc
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from tests.conformance.columns import FORKING
 from tests.conformance.quiet import exit_status
 from tests.pipes import jobs
-from tests.unit.moments import PATIENCE, in_time, until
 from unirun.backends.processes import BrokenProcessPool, GuardedProcessPool
 
 pytestmark = [
@@ -45,7 +41,7 @@ def fill(pipe: int) -> None:
 
 def until_taken(lock: Any) -> None:
     """Wait until another thread has it."""
-    while lock.acquire(False):
+    while lock.acquire(blocking=False):
         lock.release()
         time.sleep(0.001)
 
@@ -133,68 +129,6 @@ def test_a_worker_that_is_started_while_the_pool_breaks() -> None:
     with pytest.raises(BrokenProcessPool, match="a worker ended"):
         pool._spawn_process()
     pool._unirun_release()
-
-
-@FORKING
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_worker_that_is_killed_once_it_was_told_to_end(killed: int) -> None:
-    """One of the two has the lock of the queue, for which the other waits to hear the same; who knows which."""
-    pool: Any = construct("fork")
-    pool._unirun_start(abs, (-3,), {})[0].result(PATIENCE)
-    workers = pool._unirun_workers()
-    assert len(workers) == 2
-    until_taken(pool._call_queue._rlock)
-    for worker in workers:
-        os.kill(worker.pid, signal.SIGSTOP)
-    thread, words = pool._executor_manager_thread, pool._call_queue._reader
-    pool.shutdown(wait=False)
-    until(lambda: words.closed or words.poll())
-    os.kill(workers[killed].pid, signal.SIGKILL)
-    os.kill(workers[1 - killed].pid, signal.SIGCONT)
-    thread.join(PATIENCE)
-    alive = thread.is_alive()
-    workers[1 - killed].kill()  # the program would wait for it at its exit
-    assert not alive
-
-
-def leave_a_child(pipe: int) -> None:
-    """As a task that starts a daemon does: that has what tells that its parent has ended, which takes a moment."""
-    Finalize(None, time.sleep, (0.3,), exitpriority=0)
-    if not os.fork():
-        os.read(pipe, 1)
-        os._exit(0)
-
-
-@FORKING
-def test_a_child_of_a_worker_s_is_not_waited_for() -> None:
-    pool: Any = construct("fork")
-    reader, writer = os.pipe()
-    try:
-        pool._unirun_start(leave_a_child, (reader,), {})[0].result(PATIENCE)
-        in_time(pool.shutdown)
-    finally:
-        os.close(writer)
-        os.close(reader)
-
-
-NOBODY_WAITS = """
-import multiprocessing, signal
-from unirun.compat.concurrent.futures import ProcessPoolExecutor
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for method in ("fork", "spawn", "forkserver"):
-        with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
-            print(pool.submit(abs, -3).result(), pool.decision.backend)
-"""
-
-
-def test_workers_for_which_the_system_waits(tmp_path: Path) -> None:
-    """They have ended, and count as alive."""
-    program = tmp_path / "program.py"
-    program.write_text(NOBODY_WAITS, encoding="utf-8")
-    done = jobs.run(program)
-    assert (done.returncode, done.stdout) == (0, "3 processes\n" * 3), done.stderr
 
 
 WAITING = """

@@ -30,7 +30,7 @@ import threading
 import weakref
 from functools import partial
 
-from unirun.backends import repairs
+from unirun.backends import losses, repairs
 from unirun.backends.ready import Ready, wake
 from unirun.kinship import stdlib_class
 from unirun.refusal import USUALLY
@@ -153,6 +153,7 @@ class GuardedProcessPool(_Base):
                 # Only the question how many semaphores there are is forbidden; they may well work.
                 repairs.without_system_limits(stdlib, construct)
             repairs.lock_wakeup(self, self._executor_manager_thread_wakeup)
+            losses.watch_results(self)
             _pools.append(weakref.ref(self, _pools.remove))
         except Exception as error:
             self._unirun_release()
@@ -272,7 +273,14 @@ class GuardedProcessPool(_Base):
             if self._safe_to_dynamically_spawn_children:  # type: ignore[attr-defined]
                 self._unirun_start_feeder()
             super()._start_executor_manager_thread()
-            repairs.watch_workers(self._executor_manager_thread)
+            losses.watch_workers(self._executor_manager_thread)
+
+    def _adjust_process_count(self) -> None:
+        if not losses.replace(self):
+            super()._adjust_process_count()
+
+    def _replace_dead_worker(self) -> None:  # which comes before that one in the last versions of 3.13
+        losses.replace(self)
 
     def _unirun_start_feeder(self) -> None:
         """Start the thread that feeds the call queue now, where a refusal is one of the start.
@@ -312,9 +320,10 @@ class GuardedProcessPool(_Base):
                 raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        workers = self._unirun_workers()
+        workers, manager = self._unirun_workers(), getattr(self, "_executor_manager_thread", None)
         super().shutdown(wait, cancel_futures=cancel_futures)
         if not wait:
+            losses.keep(self, manager)
             return
         for worker in workers:
             if repairs.is_stray(worker):

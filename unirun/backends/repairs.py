@@ -7,10 +7,8 @@ import signal
 import sys
 import threading
 import weakref
-from contextlib import suppress
 from functools import cache
 
-from unirun import clock
 from unirun.refusal import Refused
 
 TYPE_CHECKING = False
@@ -31,7 +29,6 @@ __all__ = [
     "lost_server",
     "starts_by_fork",
     "undo_start",
-    "watch_workers",
     "without_system_limits",
     "workers_find_us",
 ]
@@ -194,69 +191,6 @@ def _locked(base: Any) -> type[Any]:
                 del kept
 
     return LockedWakeup
-
-
-def watch_workers(manager: Any) -> None:
-    """Have the thread that ends a pool free the locks of workers that are killed when it has told them all to end.
-
-    An idle worker waits for its task with the lock of the queue held, and the others wait for that lock. If the one is
-    killed, the others do not hear that they are to end, and the stdlib waits for them for ever.
-    """
-    manager.__class__ = _watching(manager.__class__)  # the thread runs, and is not at its end: the caller has its lock
-
-
-#: Seconds in which no worker has ended, after which those that are left may wait for a lock. Who ends needs it for far
-#: less: to read or to write a word of a few bytes.
-_GRACE = 1.0
-#: Seconds after which it is asked again whether a worker has ended. What tells so by itself may be held open by a child
-#: of the worker's, or by another pool's worker that was forked at the same time.
-_LOOK = 0.1
-
-
-@cache
-def _watching(base: Any) -> type[Any]:
-    class WatchingManager(base):  # type: ignore[misc]
-        def shutdown_workers(self) -> None:
-            super().shutdown_workers()
-            if not self.call_queue._reader.closed:  # as it is before 3.12 when the pool is broken, and all are killed
-                _see_them_end(list(self.processes.values()), (self.call_queue._rlock, self.result_queue._wlock))
-
-    return WatchingManager
-
-
-def _see_them_end(workers: list[Any], locks: tuple[Any, ...]) -> None:
-    """Free the locks that dead workers have while others wait for them.
-
-    Returns when all have ended, or none can be waiting for a lock: then each ends when it is done with what it does.
-    """
-    from multiprocessing.connection import wait
-
-    living, pause, end = workers, _LOOK / 100, clock.now() + _GRACE
-    while living:
-        count = len(living)
-        # One that tells so itself is gone, even if it counts as alive: others have waited for it.
-        gone = wait([worker.sentinel for worker in living], pause)
-        living = [worker for worker in living if worker.sentinel not in gone and worker.is_alive()]
-        pause = min(2 * pause, _LOOK)
-        if len(living) < count:
-            end = clock.now() + _GRACE
-        elif clock.now() > end:
-            end = clock.now() + _GRACE
-            held = [lock for lock in locks if lock is not None and _is_held(lock)]
-            if not held:
-                return
-            if len(living) < len(workers):  # else they are all stopped, and will go on
-                for lock in held:
-                    with suppress(ValueError):  # it was free again just now
-                        lock.release()
-
-
-def _is_held(lock: Any) -> bool:
-    """Tell whether a process has a lock for longer than a moment."""
-    if lock.acquire(timeout=_LOOK):
-        lock.release()
-        return False
-    return True
 
 
 _limits_lock = threading.Lock()  # guards the exchange of the stdlib's check

@@ -1,0 +1,129 @@
+"""Workers of the stdlib's pool that are lost: its own waits for them for ever in most of these cases."""
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.columns import FORKING
+from tests.pipes import jobs
+from tests.unit.moments import PATIENCE, in_time, until
+from unirun.backends.processes import BrokenProcessPool
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+def forking(workers: int) -> Any:
+    """Return a pool that has done a task."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+    assert pool.submit(abs, -3).result(PATIENCE) == 3
+    return pool
+
+
+@FORKING
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_that_is_killed_once_it_was_told_to_end(killed: int) -> None:
+    """One of the two has the lock of the queue, for which the other waits to hear the same; who knows which."""
+    pool = forking(2)
+    workers, lock = list(pool._processes.values()), pool._call_queue._rlock
+    while lock.acquire(block=False):
+        lock.release()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    thread, words = pool._executor_manager_thread, pool._call_queue._reader
+    pool.shutdown(wait=False)
+    until(lambda: words.closed or words.poll())
+    os.kill(workers[killed].pid, signal.SIGKILL)
+    os.kill(workers[1 - killed].pid, signal.SIGCONT)
+    thread.join(PATIENCE)
+    alive = thread.is_alive()
+    workers[1 - killed].kill()  # the program would wait for it at its exit
+    assert not alive
+
+
+def die_while_sending() -> bytes:
+    def send_half(self: Any, buffer: Any) -> None:
+        os.write(self.fileno(), memoryview(buffer)[:1000])
+        if len(buffer) > 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection._send = send_half  # type: ignore[attr-defined]
+    return bytes(1 << 20)
+
+
+@FORKING
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_in_the_middle_of_its_result(workers: int) -> None:
+    with forking(workers) as pool:
+        futures = [pool.submit(die_while_sending), pool.submit(abs, -3)]
+        assert isinstance(futures[0].exception(PATIENCE), BrokenProcessPool)
+        assert isinstance(futures[1].exception(PATIENCE), (BrokenProcessPool, type(None)))
+
+
+def leave_a_child(reader: int, writer: int) -> None:
+    """As a task that starts a daemon does: that has what tells that its parent has ended, which takes a moment."""
+    Finalize(None, time.sleep, (0.3,), exitpriority=0)
+    if not os.fork():
+        os.close(writer)
+        os.read(reader, 1)  # until the test is over
+        os._exit(0)
+
+
+@FORKING
+def test_a_child_of_a_worker_s_is_not_waited_for() -> None:
+    reader, writer = os.pipe()
+    pool = forking(2)
+    try:
+        pool.submit(leave_a_child, reader, writer).result(PATIENCE)
+        in_time(pool.shutdown)
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+NOBODY_WAITS = """
+import multiprocessing, signal
+from unirun.compat.concurrent.futures import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for method in ("fork", "spawn", "forkserver"):
+        with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+            print(pool.submit(abs, -3).result(), pool.decision.backend)
+"""
+
+
+def test_workers_for_which_the_system_waits(tmp_path: Path) -> None:
+    """They have ended, and count as alive."""
+    program = tmp_path / "program.py"
+    program.write_text(NOBODY_WAITS, encoding="utf-8")
+    done = jobs.run(program)
+    assert (done.returncode, done.stdout) == (0, "3 processes\n" * 3), done.stderr
+
+
+def test_a_worker_that_has_had_its_tasks() -> None:
+    """Up to 3.13 another one counts as idle, by the tasks that this one has ended."""
+    with ProcessPoolExecutor(1, max_tasks_per_child=2) as pool:
+        futures = [pool.submit(abs, -number) for number in range(7)]
+        assert [future.result(PATIENCE) for future in futures] == list(range(7))
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "let go of"])
+def test_workers_that_have_had_their_tasks_when_nobody_waits_for_the_end(held: bool) -> None:
+    """Up to 3.13 the pool has forgotten where its workers are, or is gone."""
+    pool: Any = ProcessPoolExecutor(2, max_tasks_per_child=1)
+    futures = [pool.submit(abs, -number) for number in range(7)]
+    thread = pool._executor_manager_thread
+    pool.shutdown(wait=False)
+    if not held:
+        del pool
+    assert [future.result(PATIENCE) for future in futures] == list(range(7))
+    thread.join(PATIENCE)
+    assert not thread.is_alive()

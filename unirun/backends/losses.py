@@ -1,0 +1,161 @@
+"""Where the stdlib's pool loses a worker and waits for ever: it is killed at a bad moment, or has had all its tasks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import suppress
+from functools import cache, partial
+
+from unirun import clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["keep", "replace", "watch_results", "watch_workers"]
+
+
+def watch_workers(manager: Any) -> None:
+    """Have the thread that ends a pool free the locks of workers that are killed when it has told them all to end.
+
+    An idle worker waits for its task with the lock of the queue held, and the others wait for that lock. If the one is
+    killed, the others do not hear that they are to end, and the stdlib waits for them for ever.
+    """
+    manager.__class__ = _watching(manager.__class__)  # the thread runs, and is not at its end: the caller has its lock
+
+
+#: Seconds in which no worker has ended, after which those that are left may wait for a lock. Who ends needs it for far
+#: less: to read or to write a word of a few bytes.
+_GRACE = 1.0
+#: Seconds after which it is asked again whether a worker has ended. What tells so by itself may be held open by a child
+#: of the worker's, or by another pool's worker that was forked at the same time.
+_LOOK = 0.1
+
+
+@cache
+def _watching(base: Any) -> type[Any]:
+    class WatchingManager(base):  # type: ignore[misc]
+        def shutdown_workers(self) -> None:
+            super().shutdown_workers()
+            if not self.call_queue._reader.closed:  # as it is before 3.12 when the pool is broken, and all are killed
+                _see_them_end(
+                    list(self.processes.values()), (self.call_queue._rlock, getattr(self.result_queue, "_wlock", None))
+                )
+
+    return WatchingManager
+
+
+def _see_them_end(workers: list[Any], locks: tuple[Any, ...]) -> None:
+    """Free the locks that dead workers have while others wait for them.
+
+    Returns when all have ended, or none can be waiting for a lock: then each ends when it is done with what it does.
+    """
+    from multiprocessing.connection import wait
+
+    living, pause, end = workers, _LOOK / 100, clock.now() + _GRACE
+    while living:
+        count = len(living)
+        # One that tells so itself is gone, even if it counts as alive: others have waited for it.
+        gone = wait([worker.sentinel for worker in living], pause)
+        living = [worker for worker in living if worker.sentinel not in gone and worker.is_alive()]
+        pause = min(2 * pause, _LOOK)
+        if len(living) < count:
+            end = clock.now() + _GRACE
+        elif clock.now() > end:
+            end = clock.now() + _GRACE
+            held = [lock for lock in locks if lock is not None and _is_held(lock)]
+            if not held:
+                return
+            if len(living) < len(workers):  # else they are all stopped, and will go on
+                for lock in held:
+                    with suppress(ValueError):  # it was free again just now
+                        lock.release()
+
+
+def _is_held(lock: Any) -> bool:
+    """Tell whether a process has a lock for longer than a moment."""
+    if lock.acquire(timeout=_LOOK):
+        lock.release()
+        return False
+    return True
+
+
+def watch_results(pool: Any) -> None:
+    """Have who receives a pool's results hear of it when a worker is killed in the middle of a large one.
+
+    The stdlib's thread waits for what is left of it, and for nothing else: for ever, since the other workers and this
+    process could still write it.
+    """
+    import select
+
+    reader = pool._result_queue._reader
+    if hasattr(select, "poll") and hasattr(reader, "_recv"):  # elsewhere it is not read so
+        reader._recv = partial(_receive, weakref.ref(reader), pool._processes)
+
+
+#: Bytes up to which something is written to a pipe in one piece: as many as Linux has it.
+_PIECE = 4096
+
+
+def _receive(connection: Callable[[], Any], workers: dict[int, Any], size: int, read: Any = os.read) -> Any:
+    """Do what a connection's ``_recv`` does."""
+    reader = connection()
+    if size > _PIECE:
+        import select
+
+        more = select.poll()
+        more.register(reader.fileno(), select.POLLIN)
+        read = partial(_read, more, workers)
+    return type(reader)._recv(reader, size, read)
+
+
+def _read(more: Any, workers: dict[int, Any], descriptor: int, count: int) -> bytes:
+    """Read from a pipe as soon as there is something, which a dead worker may have been about to write.
+
+    Raises:
+        EOFError: A worker was killed, and no other one writes anything.
+    """
+    while not more.poll(_LOOK * 1e3):
+        if any(worker.exitcode for worker in list(workers.values())) and not more.poll(0):
+            raise EOFError("a worker ended in the middle of a result")
+    return os.read(descriptor, count)
+
+
+def replace(pool: Any) -> bool:
+    """Start a worker in place of one that has had its ``max_tasks_per_child``, in the thread that sees it end.
+
+    Up to 3.13 the stdlib starts none there where it believes another one to be idle, of which it counts how many have
+    ended a task: a pool may be left without any (gh-115634). Nor does it after ``shutdown(wait=False)``, where the pool
+    has forgotten its workers, although there are tasks (gh-132969).
+
+    Returns:
+        Whether this is that thread.
+    """
+    manager: Any = threading.current_thread()
+    if not hasattr(manager, "executor_reference") or manager.executor_reference() is not pool:
+        return False
+    wanted = manager.pending_work_items or not pool._shutdown_thread
+    if not wanted or len(manager.processes) >= pool._max_workers:
+        return True
+    known = {
+        "_processes": manager.processes,
+        "_call_queue": manager.call_queue,
+        "_result_queue": manager.result_queue,
+        "_executor_manager_thread": manager,
+    }
+    forgotten = [name for name in known if getattr(pool, name) is None]
+    vars(pool).update((name, known[name]) for name in forgotten)
+    try:
+        pool._spawn_process()
+    finally:
+        vars(pool).update(dict.fromkeys(forgotten))
+    return True
+
+
+def keep(pool: Any, manager: Any) -> None:
+    """Have a pool live as long as its thread, which needs it to replace workers, though nobody waits for that."""
+    if manager is not None and pool._max_tasks_per_child is not None:
+        manager._unirun_pool = pool
