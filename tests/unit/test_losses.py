@@ -1,10 +1,18 @@
 """Workers of the stdlib's pool that are lost: its own waits for them for ever in most of these cases."""
 
+import concurrent.futures.process as stdlib
+import errno
 import multiprocessing
 import os
 import signal
+import struct
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -48,21 +56,48 @@ def test_a_worker_that_is_killed_once_it_was_told_to_end(killed: int) -> None:
     assert not alive
 
 
-def die_while_sending() -> bytes:
-    def send_half(self: Any, buffer: Any) -> None:
-        os.write(self.fileno(), memoryview(buffer)[:1000])
-        if len(buffer) > 1000:
+def end_while_sending(length: int, sent: int, status: int | None) -> bytes:
+    """End by a signal, or with a status, when so many bytes of a result are sent, which has that length."""
+
+    def send_part(self: Any, buffer: Any) -> None:
+        nonlocal sent
+        sent -= os.write(self.fileno(), memoryview(buffer)[:sent])
+        if sent <= 0:
+            if status is not None:
+                os._exit(status)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Connection._send = send_half  # type: ignore[attr-defined]
-    return bytes(1 << 20)
+    Connection._send = send_part  # type: ignore[attr-defined]
+    more = len(ForkingPickler.dumps(stdlib._ResultItem(1, result=bytes(1000)))) - 1000
+    return bytes(length - more)
+
+
+def end_before_the_length() -> None:
+    """End when it was said that there are more than 2 GB, and not how many."""
+
+    def send_part(self: Any, buffer: Any) -> None:
+        os.write(self.fileno(), struct.pack("!i", -1))
+        os._exit(0)
+
+    Connection._send = send_part  # type: ignore[attr-defined]
 
 
 @FORKING
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_is_killed_in_the_middle_of_its_result(workers: int) -> None:
+@pytest.mark.parametrize(
+    "task",
+    [
+        partial(end_while_sending, 1 << 20, 1000, None),
+        partial(end_while_sending, 1 << 20, 1000, 0),
+        partial(end_while_sending, 1 << 20, 4, None),
+        partial(end_while_sending, 4094, 1000, None),
+        end_before_the_length,
+    ],
+    ids=["killed", "exit", "nothing but the length", "just not in one piece", "length"],
+)
+def test_a_worker_that_ends_in_the_middle_of_its_result(workers: int, task: Callable[[], object]) -> None:
     with forking(workers) as pool:
-        futures = [pool.submit(die_while_sending), pool.submit(abs, -3)]
+        futures = [pool.submit(task), pool.submit(abs, -3)]
         assert isinstance(futures[0].exception(PATIENCE), BrokenProcessPool)
         assert isinstance(futures[1].exception(PATIENCE), (BrokenProcessPool, type(None)))
 
@@ -90,6 +125,7 @@ def test_a_child_of_a_worker_s_is_not_waited_for() -> None:
 
 NOBODY_WAITS = """
 import multiprocessing, signal
+from tests.unit.test_losses import end_while_sending
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
 if __name__ == "__main__":
@@ -97,6 +133,9 @@ if __name__ == "__main__":
     for method in ("fork", "spawn", "forkserver"):
         with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
             print(pool.submit(abs, -3).result(), pool.decision.backend)
+    pool = ProcessPoolExecutor(2)
+    print(repr(pool.submit(end_while_sending, 1 << 20, 1000, None).exception(60))[:17])
+    pool.shutdown()
 """
 
 
@@ -105,7 +144,7 @@ def test_workers_for_which_the_system_waits(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(NOBODY_WAITS, encoding="utf-8")
     done = jobs.run(program)
-    assert (done.returncode, done.stdout) == (0, "3 processes\n" * 3), done.stderr
+    assert (done.returncode, done.stdout) == (0, "3 processes\n" * 3 + "BrokenProcessPool\n"), done.stderr
 
 
 def test_a_worker_that_has_had_its_tasks() -> None:
@@ -127,3 +166,52 @@ def test_workers_that_have_had_their_tasks_when_nobody_waits_for_the_end(held: b
     assert [future.result(PATIENCE) for future in futures] == list(range(7))
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("tasks", [None, 1000], ids=["any number of tasks", "so many tasks"])
+def test_a_callback_that_submits_starts_no_needless_worker(tasks: int | None) -> None:
+    """It runs in the very thread that replaces workers. One task at a time needs one worker; 3.11 starts a second."""
+    left, done = [20], threading.Event()
+
+    def go_on(future: Future[int]) -> None:
+        left[0] -= 1
+        if not left[0]:
+            done.set()
+        else:
+            pool.submit(abs, -3).add_done_callback(go_on)
+
+    pool: Any = ProcessPoolExecutor(8, multiprocessing.get_context("spawn"), max_tasks_per_child=tasks)
+    with pool:
+        pool.submit(abs, -3).add_done_callback(go_on)
+        assert done.wait(PATIENCE)
+        assert len(pool._processes) <= 2
+
+
+def test_a_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a callback has submitted, which no worker was to get yet, fails with the rest."""
+    context = multiprocessing.get_context("spawn")
+    started, start = [0], context.Process.start
+    others: list[Future[int]] = []
+    errors: list[threading.ExceptHookArgs] = []
+
+    def refuse(worker: Any) -> None:
+        started[0] += 1
+        if started[0] > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        start(worker)
+
+    def go_on(future: Future[int]) -> None:
+        others.extend(pool.submit(abs, -number) for number in range(12))
+
+    monkeypatch.setattr(context.Process, "start", refuse)
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    pool: Any = ProcessPoolExecutor(1, context, max_tasks_per_child=1)
+    first = pool.submit(time.sleep, 0.1)
+    first.add_done_callback(go_on)
+    assert first.result(PATIENCE) is None
+    pool._executor_manager_thread.join(PATIENCE)
+    assert len(others) == 12
+    assert {type(future.exception(PATIENCE)) for future in others} == {BrokenProcessPool}
+    pool.shutdown()
+    assert not errors
+    assert not multiprocessing.active_children()

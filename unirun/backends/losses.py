@@ -38,6 +38,16 @@ _LOOK = 0.1
 @cache
 def _watching(base: Any) -> type[Any]:
     class WatchingManager(base):  # type: ignore[misc]
+        #: Just now futures are done, whose callbacks may submit.
+        _unirun_delivers = False
+
+        def process_result_item(self, result_item: Any) -> None:
+            self._unirun_delivers = True
+            try:
+                super().process_result_item(result_item)
+            finally:
+                self._unirun_delivers = False
+
         def shutdown_workers(self) -> None:
             super().shutdown_workers()
             if not self.call_queue._reader.closed:  # as it is before 3.12 when the pool is broken, and all are killed
@@ -69,7 +79,8 @@ def _see_them_end(workers: list[Any], locks: tuple[Any, ...]) -> None:
             held = [lock for lock in locks if lock is not None and _is_held(lock)]
             if not held:
                 return
-            if len(living) < len(workers):  # else they are all stopped, and will go on
+            # One that has ended by itself has let go of them before; and one that was only stopped will go on.
+            if any(worker not in living and worker.exitcode != 0 for worker in workers):
                 for lock in held:
                     with suppress(ValueError):  # it was free again just now
                         lock.release()
@@ -96,14 +107,15 @@ def watch_results(pool: Any) -> None:
         reader._recv = partial(_receive, weakref.ref(reader), pool._processes)
 
 
-#: Bytes up to which something is written to a pipe in one piece: as many as Linux has it.
-_PIECE = 4096
+#: Bytes of a result that are written to a pipe in one piece with the four bytes of their number before them: as many as
+#: Linux has it. The number of those of a result of more than 2 GB has eight bytes, and comes by itself.
+_PIECE, _NUMBER = 4096 - 4, 8
 
 
 def _receive(connection: Callable[[], Any], workers: dict[int, Any], size: int, read: Any = os.read) -> Any:
     """Do what a connection's ``_recv`` does."""
     reader = connection()
-    if size > _PIECE:
+    if size > _PIECE or size == _NUMBER:
         import select
 
         more = select.poll()
@@ -116,26 +128,36 @@ def _read(more: Any, workers: dict[int, Any], descriptor: int, count: int) -> by
     """Read from a pipe as soon as there is something, which a dead worker may have been about to write.
 
     Raises:
-        EOFError: A worker was killed, and no other one writes anything.
+        EOFError: A worker has ended, and no other one writes anything. One that ends by itself has sent all it has
+            to say, and is not among the workers any more once that was read.
     """
     while not more.poll(_LOOK * 1e3):
-        if any(worker.exitcode for worker in list(workers.values())) and not more.poll(0):
+        if _any_ended(list(workers.values())) and not more.poll(0):
             raise EOFError("a worker ended in the middle of a result")
     return os.read(descriptor, count)
 
 
+def _any_ended(workers: list[Any]) -> bool:
+    from multiprocessing.connection import wait
+
+    # What tells so by itself may be held open by a child of the worker's, and the exit status be another's to ask for.
+    return any(worker.exitcode is not None for worker in workers) or bool(wait([each.sentinel for each in workers], 0))
+
+
 def replace(pool: Any) -> bool:
-    """Start a worker in place of one that has had its ``max_tasks_per_child``, in the thread that sees it end.
+    """Start a worker in place of one that has had its ``max_tasks_per_child``, in the thread that has seen it end.
 
     Up to 3.13 the stdlib starts none there where it believes another one to be idle, of which it counts how many have
     ended a task: a pool may be left without any (gh-115634). Nor does it after ``shutdown(wait=False)``, where the pool
     has forgotten its workers, although there are tasks (gh-132969).
 
     Returns:
-        Whether this is that thread.
+        Whether this is that thread, and no ``submit`` in a callback there: that starts a worker if none is idle.
     """
     manager: Any = threading.current_thread()
     if not hasattr(manager, "executor_reference") or manager.executor_reference() is not pool:
+        return False
+    if getattr(manager, "_unirun_delivers", True):
         return False
     wanted = manager.pending_work_items or not pool._shutdown_thread
     if not wanted or len(manager.processes) >= pool._max_workers:

@@ -340,6 +340,8 @@ class GuardedProcessPool(_Base):
             if not item.future.done():
                 item.future.set_exception(BrokenProcessPool(why))
         manager.pending_work_items.clear()
+        while not manager.work_ids_queue.empty():  # from which that thread would take them next
+            manager.work_ids_queue.get_nowait()
 
     def _unirun_workers(self) -> list[Any]:
         return list((getattr(self, "_processes", None) or {}).values())
