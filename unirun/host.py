@@ -15,7 +15,6 @@ import _thread
 import importlib
 import os
 import sys
-from os.path import exists  # as it is now, whatever a program's tests put in its place
 
 from unirun import clock, semaphore
 from unirun.refusal import failure, lasting
@@ -23,7 +22,7 @@ from unirun.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
     from unirun.refusal import Failure
 
@@ -84,6 +83,10 @@ class _Kept:
 
 
 _kept: _Kept | None = None
+
+
+#: The system's own: a program's tests replace ``os.path.exists`` and ``os.stat``, perhaps while this module is loaded.
+_stat: Any = sys.modules["nt" if "nt" in sys.modules else "posix"].stat
 
 
 def probe(*, processes: bool = True, cpus: bool = True) -> Host:
@@ -218,7 +221,7 @@ def _main_module() -> str:
         from multiprocessing.process import ORIGINAL_DIR  # type: ignore[attr-defined]
     except ImportError:
         ORIGINAL_DIR = None  # noqa: N806 - the stdlib's name
-    return "importable" if exists(os.path.join(ORIGINAL_DIR or "", path)) else "missing"
+    return "importable" if _exists(os.path.join(ORIGINAL_DIR or "", path)) else "missing"
 
 
 def _can_execute() -> bool:
@@ -231,7 +234,15 @@ def _can_execute() -> bool:
         from multiprocessing import spawn  # waits where another thread is importing it
 
         executable = spawn.get_executable()
-    return executable is not None and exists(executable)
+    return executable is not None and _exists(executable)
+
+
+def _exists(path: str | bytes) -> bool:
+    try:
+        _stat(path)
+    except (OSError, ValueError):  # the latter where it cannot be a path
+        return False
+    return True
 
 
 def usable_cpus() -> int:

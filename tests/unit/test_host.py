@@ -120,6 +120,33 @@ def test_an_executable_that_the_program_names(monkeypatch: pytest.MonkeyPatch) -
         spawn.set_executable(before)
 
 
+@pytest.mark.parametrize("loaded", ["before", "meanwhile"])
+@pytest.mark.parametrize("name", ["exists", "stat"])
+def test_what_a_program_s_tests_put_in_place_of_the_system_s(tmp_path: Path, loaded: str, name: str) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(
+        textwrap.dedent(
+            f"""
+            import multiprocessing.spawn, os
+            from unittest import mock
+            if {loaded == "before"}:
+                from unirun import host
+            patches = {{
+                "exists": mock.patch("os.path.exists", return_value=False),
+                "stat": mock.patch("os.stat", side_effect=FileNotFoundError),
+            }}
+            with patches["{name}"]:
+                from unirun import host
+                print(host.probe().executable, host.probe().main)
+            print(host.probe().executable, host.probe().main)
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(host.__file__).parents[1])}
+    answer = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60, env=environment)
+    assert answer.stdout.split() == ["True", "importable"] * 2, answer.stderr
+
+
 Files = Callable[[dict[str, str]], tuple[Path, Path]]
 
 
