@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
+from sys import _getframe  # as it is now, whatever a program's tests put in its place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _PASSED_THROUGH: Final = (
 
 def caller() -> Site | None:
     """Return the innermost line on this thread's stack that is the user's own."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = _getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__")  # anything at all in code that was exec'd
         if not isinstance(name, str) or name.partition(".")[0] not in _PASSED_THROUGH:

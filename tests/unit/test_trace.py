@@ -180,6 +180,12 @@ def test_the_warning_points_at_the_users_line_once_per_pool() -> None:
     assert [f.backend for f in decision.refused] == ["interpreters"]
 
 
+def test_a_program_s_tests_may_replace_what_tells_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_getframe", None)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(square, 3).result() == 9
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_silent_says_nothing_and_error_raises_before_any_task(tmp_path: Path) -> None:
     with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent"), max_workers=1) as executor:
