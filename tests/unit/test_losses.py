@@ -102,6 +102,29 @@ def test_a_worker_that_ends_in_the_middle_of_its_result(workers: int, task: Call
         assert isinstance(futures[1].exception(PATIENCE), (BrokenProcessPool, type(None)))
 
 
+@FORKING
+def test_a_callback_may_submit_to_a_pool_that_breaks() -> None:
+    """As who tries again does. From 3.12 on the stdlib's thread has the lock that this needs, and waits for itself."""
+    errors: list[BaseException | None] = []
+
+    def try_again(future: Future[None]) -> None:
+        try:
+            errors.append(pool.submit(abs, -3).exception(PATIENCE))
+        except BrokenProcessPool as error:
+            errors.append(error)
+
+    with forking(2) as pool:
+        futures = [pool.submit(time.sleep, 2 * PATIENCE) for _ in range(3)]
+        for future in futures:
+            future.add_done_callback(try_again)
+        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        assert {type(future.exception(PATIENCE)) for future in futures} == {BrokenProcessPool}
+        until(lambda: len(errors) == 3)
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(abs, -3)
+    assert {type(error) for error in errors} == {BrokenProcessPool}
+
+
 def leave_a_child(reader: int, writer: int) -> None:
     """As a task that starts a daemon does: that has what tells that its parent has ended, which takes a moment."""
     Finalize(None, time.sleep, (0.3,), exitpriority=0)
@@ -192,6 +215,7 @@ def test_a_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> No
     context = multiprocessing.get_context("spawn")
     started, start = [0], context.Process.start
     others: list[Future[int]] = []
+    tried: list[Future[int]] = []
     errors: list[threading.ExceptHookArgs] = []
 
     def refuse(worker: Any) -> None:
@@ -202,6 +226,13 @@ def test_a_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> No
 
     def go_on(future: Future[int]) -> None:
         others.extend(pool.submit(abs, -number) for number in range(12))
+        for other in others:
+            other.add_done_callback(try_again)
+
+    def try_again(future: Future[int]) -> None:
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(abs, -3)
+        tried.append(future)
 
     monkeypatch.setattr(context.Process, "start", refuse)
     monkeypatch.setattr(threading, "excepthook", errors.append)
@@ -213,5 +244,6 @@ def test_a_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(others) == 12
     assert {type(future.exception(PATIENCE)) for future in others} == {BrokenProcessPool}
     pool.shutdown()
+    assert len(tried) == 12
     assert not errors
     assert not multiprocessing.active_children()

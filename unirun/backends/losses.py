@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
 
 from unirun import clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
-__all__ = ["keep", "replace", "watch_results", "watch_workers"]
+__all__ = ["keep", "let_in", "replace", "watch_results", "watch_workers"]
 
 
 def watch_workers(manager: Any) -> None:
@@ -48,6 +48,11 @@ def _watching(base: Any) -> type[Any]:
             finally:
                 self._unirun_delivers = False
 
+        def terminate_broken(self, *why: Any) -> None:
+            pool = self.executor_reference()
+            with let_in(pool) if pool is not None else nullcontext():
+                super().terminate_broken(*why)
+
         def shutdown_workers(self) -> None:
             super().shutdown_workers()
             if not self.call_queue._reader.closed:  # as it is before 3.12 when the pool is broken, and all are killed
@@ -56,6 +61,39 @@ def _watching(base: Any) -> type[Any]:
                 )
 
     return WatchingManager
+
+
+@contextmanager
+def let_in(pool: Any) -> Iterator[None]:
+    """Let callbacks of futures that are failed here submit to their pool, which tells them at once that it is broken.
+
+    The stdlib's thread has the lock of ``submit`` and ``shutdown`` meanwhile (from 3.12 on, and where it replaces
+    workers), and would wait for itself.
+    """
+    lock = pool._shutdown_lock
+    pool._shutdown_lock = _Held(lock)
+    try:
+        yield
+    finally:
+        pool._shutdown_lock = lock
+
+
+class _Held:
+    """A lock that this thread has, and may take again."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._whose = threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+    def __enter__(self) -> bool:
+        return self._whose == threading.get_ident() or bool(self._lock.__enter__())
+
+    def __exit__(self, *error: object) -> None:
+        if self._whose != threading.get_ident():
+            self._lock.__exit__(*error)
 
 
 def _see_them_end(workers: list[Any], locks: tuple[Any, ...]) -> None:

@@ -336,9 +336,10 @@ class GuardedProcessPool(_Base):
         why = f"no worker is left and none can be started: {error!r}"
         self._broken = why
         self._shutdown_thread = True
-        for item in manager.pending_work_items.values():
-            if not item.future.done():
-                item.future.set_exception(BrokenProcessPool(why))
+        with losses.let_in(self):
+            for item in manager.pending_work_items.values():
+                if not item.future.done():
+                    item.future.set_exception(BrokenProcessPool(why))
         manager.pending_work_items.clear()
         while not manager.work_ids_queue.empty():  # from which that thread would take them next
             manager.work_ids_queue.get_nowait()
