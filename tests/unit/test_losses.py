@@ -210,7 +210,11 @@ def test_a_callback_that_submits_starts_no_needless_worker(tasks: int | None) ->
         assert len(pool._processes) <= 2
 
 
-def test_a_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def wait_for(path: Path) -> None:
+    until(path.exists)
+
+
+def test_a_worker_that_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a callback has submitted, which no worker was to get yet, fails with the rest."""
     context = multiprocessing.get_context("spawn")
     started, start = [0], context.Process.start
@@ -237,9 +241,10 @@ def test_a_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(context.Process, "start", refuse)
     monkeypatch.setattr(threading, "excepthook", errors.append)
     pool: Any = ProcessPoolExecutor(1, context, max_tasks_per_child=1)
-    first = pool.submit(time.sleep, 0.1)
+    first = pool.submit(wait_for, tmp_path / "gate")
     first.add_done_callback(go_on)
-    assert first.result(PATIENCE) is None
+    (tmp_path / "gate").touch()
+    assert first.exception(PATIENCE) is None
     pool._executor_manager_thread.join(PATIENCE)
     assert len(others) == 12
     assert {type(future.exception(PATIENCE)) for future in others} == {BrokenProcessPool}
