@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -157,6 +158,26 @@ def test_tasks_that_wait_for_a_failing_initializer_fail_with_it(column: Column, 
     gate.await_arrival("initializer")
     gate.open()
     assert {type(future.exception(PATIENCE)) for future in futures} == {column.broken}
+
+
+@across(without=("run", "stdlib"), skip={"on-inline": "each task has run before the next is submitted"})
+def test_a_callback_of_a_task_that_fails_with_it_may_submit(column: Column, make: Make, gate: Gate) -> None:
+    """As who tries again does. In the stdlib a thread waits for itself then; with processes too, from 3.12 on."""
+    pool = make(1, initializer=hold_and_fail, initargs=(gate,))
+    refused: SimpleQueue[BaseException] = SimpleQueue()
+
+    def again(_: object) -> None:
+        try:
+            pool.submit(tasks.add, 2, 3)
+        except RuntimeError as error:
+            refused.put(error)
+
+    futures = [pool.submit(tasks.add, 2, number) for number in range(5)]
+    for future in futures:
+        future.add_done_callback(again)
+    gate.await_arrival("initializer")
+    gate.open()
+    assert {type(refused.get(timeout=PATIENCE)) for _ in futures} == {column.broken}
 
 
 def hold_and_fail(gate: Gate) -> None:

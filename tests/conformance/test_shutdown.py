@@ -3,12 +3,14 @@
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import weakref
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -114,6 +116,24 @@ def test_shutdown_can_cancel_what_is_pending(single: Executor, gate: Gate, journ
     assert held.result(PATIENCE) == "holder"
     ran = {future.result(0) for future in behind if end_of(future) is None}
     assert ran == set(map(int, journal.read()))
+
+
+@across(without=("stdlib",), skip=NOTHING_PENDING)  # whose thread pool waits for itself
+def test_a_callback_of_what_shutdown_cancels_may_submit(single: Executor, gate: Gate, journal: Journal) -> None:
+    """And hears that nothing more is taken."""
+    _, behind = queue_up(single, gate, journal)
+    refused: SimpleQueue[BaseException] = SimpleQueue()
+
+    def again(_: object) -> None:
+        try:
+            single.submit(tasks.add, 2, 3)
+        except RuntimeError as error:
+            refused.put(error)
+
+    behind[-1].add_done_callback(again)
+    single.shutdown(wait=False, cancel_futures=True)
+    assert re.search(REFUSED, str(refused.get(timeout=PATIENCE)))
+    assert behind[-1].cancelled()
 
 
 @across(skip=NOTHING_PENDING)

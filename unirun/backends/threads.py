@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import threading
 
 from unirun.backends.ready import nothing
 from unirun.kinship import stdlib_class
@@ -31,6 +32,8 @@ class GuardedThreadPool(_Base):
     Guarantees:
         A thread that cannot be started is an error only while there is none at all. With one alive the stdlib's
         ``submit`` would raise and yet run the task; here it returns its future.
+        A callback may submit, also that of a future that is cancelled, or failed as the initializer has: it is told
+        that the pool takes nothing more. In the stdlib its thread waits for itself then.
     """
 
     if TYPE_CHECKING:  # not for `typing.get_type_hints`, which could not resolve it at run time
@@ -38,6 +41,14 @@ class GuardedThreadPool(_Base):
 
     #: Why there are fewer threads than asked for, or None.
     _unirun_short = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # In place of a lock that is not reentrant, and guards the same: what `submit` and `shutdown` change. Held while
+        # such futures are done. A signal handler's `submit` still cannot come in the midst of another one: all but the
+        # first step of that is done with the lock of all pools.
+        lock: Any = threading.RLock()
+        self._shutdown_lock = lock
 
     def _adjust_thread_count(self) -> None:
         try:
