@@ -222,14 +222,15 @@ def _deadline() -> Iterator[None]:
 
     def stop(_: int, frame: FrameType | None) -> None:
         if _is_starting(frame) and time.monotonic() < last:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            return
+            return  # it is asked again
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise _TimeUpError
 
     before = signal.signal(signal.SIGALRM, stop)
     begin, (due, again) = time.monotonic(), (0.0, 0.0)  # of a program's own timer that runs
     try:
-        due, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        # More than once: of a process that was stopped meanwhile another thread may get the signal, and wakes nobody.
+        due, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE, 0.05)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

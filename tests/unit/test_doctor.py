@@ -325,7 +325,7 @@ def test_a_host_without_semaphores_in_words(on_host: OnHost, more: list[str]) ->
 
 
 HANGS = """
-import sys, time
+import subprocess, sys, time
 from unirun import cli, doctor
 from unirun.backends import processes
 from unirun.backends.pipes.manager import Manager
@@ -333,14 +333,20 @@ from unirun.backends.pipes.manager import Manager
 if __name__ == "__main__":
     doctor.PATIENCE = 1.0
     processes.Ready.wait = Manager._hear = lambda *_: time.sleep(60)
+    subprocess.Popen(["sh", "-c", sys.argv[1]])
     sys.exit(cli.main(["doctor", "--try"]))
 """
 
 
-def test_a_pool_that_gives_no_answer_is_given_up(on_host: OnHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "meanwhile",
+    ["", "while kill -STOP $PPID 2> /dev/null; do sleep 0.2; kill -CONT $PPID; sleep 0.1; done"],
+    ids=["", "that is stopped and goes on"],  # as by Ctrl-Z: any of its threads may hear that the time is up
+)
+def test_a_pool_that_gives_no_answer_is_given_up(on_host: OnHost, tmp_path: Path, meanwhile: str) -> None:
     script = tmp_path / "hangs.py"
     script.write_text(HANGS)
-    outcome = on_host("healthy", [sys.executable, str(script)], env=environment(), timeout=50)
+    outcome = on_host("healthy", [sys.executable, str(script), meanwhile], env=environment(), timeout=50)
     assert (outcome.returncode, outcome.stderr, outcome.left_behind) == (0, "", ())
     assert outcome.stdout.startswith("A process pool was opened here, and failed: no answer within 1 seconds.")
 
