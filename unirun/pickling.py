@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False  # all else is imported by who pickles: a pool of threads loads this module, too
 if TYPE_CHECKING:
     import pickle
     from collections.abc import Callable
     from typing import Any, Final
 
-__all__ = ["NUMBERS", "TEXTS", "LoadedOnceError", "cannot", "dumper", "dumps", "dumps_by", "fallback", "pickler"]
+__all__ = ["NUMBERS", "TEXTS", "LoadedOnceError", "cannot", "dumper", "dumps", "dumps_by", "fallback", "ours", "theirs"]
 
 #: Types of which a pickler remembers nothing, and of which one value is as good as another equal one.
 NUMBERS: Final = frozenset({int, float, bool, type(None)})
@@ -17,9 +19,9 @@ TEXTS: Final = frozenset({str, bytes})
 #: Finds a class that pickles by value, in a worker that does not have what the program's ``__main__`` defines, but got
 #: it so: what the program gets back refers to that, and has to go by value, too. ``None`` elsewhere.
 by_value: Callable[[], Any] | None = None
-#: Classes by the one of ``multiprocessing`` that they do the work of: one entry. Each with the one that refuses what
-#: can be loaded only once.
-_picklers: dict[Any, tuple[type[pickle.Pickler], type[pickle.Pickler]]] = {}
+#: The class that does the work of multiprocessing's, and the one that refuses what can be loaded only once; by that
+#: class and its ``dumps``, as they were the last time: one entry. ``None`` where these are a program's own.
+_picklers: dict[Any, tuple[type[pickle.Pickler], type[pickle.Pickler]] | None] = {}
 
 
 def dumps(value: object) -> bytes:
@@ -30,11 +32,11 @@ def dumps(value: object) -> bytes:
     """
     import io
 
-    if (ours := _ours()) is None:
-        return _theirs(value)
+    if (kind := ours()) is None:
+        return theirs(value)
     file = io.BytesIO()
     try:
-        ours(file).dump(value)
+        kind(file).dump(value)
     except Exception as error:
         if (other := fallback(error)) is None:
             raise
@@ -102,10 +104,10 @@ def dumper(*, lasting: bool = False) -> Callable[[object], bytes]:
     """
     import io
 
-    if (ours := _ours(lasting)) is None:
-        return _theirs
+    if (kind := ours(lasting)) is None:
+        return theirs
     file = io.BytesIO()
-    made = ours(file)
+    made = kind(file)
 
     def dumps(value: object) -> bytes:
         nonlocal made
@@ -113,7 +115,7 @@ def dumper(*, lasting: bool = False) -> Callable[[object], bytes]:
             made.dump(value)
             return file.getvalue()
         except BaseException as error:
-            made = ours(file)  # one that is written in Python goes on where it failed
+            made = kind(file)  # one that is written in Python goes on where it failed
             if (other := fallback(error)) is None:
                 raise
             return dumps_by(other, value)
@@ -137,12 +139,53 @@ def fallback(error: BaseException) -> type[pickle.Pickler] | None:
     return by_value() if by_value is not None and cannot(error) else None
 
 
-def pickler() -> type[pickle.Pickler]:
+def ours(lasting: bool = False) -> type[pickle.Pickler] | None:
     """Return a class that pickles as ``multiprocessing.reduction.ForkingPickler`` does.
 
     That one copies the table of all reducers for each pickle, which takes ten times as long as a small object does.
     This one looks into the two tables that it is made of.
+
+    Args:
+        lasting: It raises ``LoadedOnceError`` for what can be loaded only once.
+
+    Returns:
+        ``None`` where a program has put a class or a ``dumps`` of its own in the place of multiprocessing's: it may do
+        so at any time, to pickle functions by value.
     """
+    kind = _multiprocessings()
+    key = kind, vars(kind).get("dumps") if kind is not None else None
+    try:
+        made = _picklers[key]
+    except KeyError:
+        home = "multiprocessing.reduction"
+        own = kind is None or (kind.__module__ == home and kind.dumps.__module__ == home)
+        made = _made(kind) if own else None
+        _picklers.clear()  # what is not in its place any more
+        _picklers[key] = made
+    return made and made[lasting]
+
+
+def theirs(value: object) -> bytes:
+    """Pickle a value by what is in the place of multiprocessing's.
+
+    Raises:
+        Exception: What pickling raises.
+    """
+    return bytes(_multiprocessings().dumps(value))
+
+
+def _multiprocessings() -> Any:
+    """Return what is in the place of multiprocessing's pickler; ``None`` in a Python without it."""
+    kind = getattr(sys.modules.get("multiprocessing.reduction"), "ForkingPickler", None)  # at each pickle: quickly
+    if kind is None:
+        try:
+            from multiprocessing.reduction import ForkingPickler as kind  # noqa: N813
+        except ImportError:  # then there is no worker either
+            return None
+    return kind
+
+
+def _made(kind: Any) -> tuple[type[pickle.Pickler], type[pickle.Pickler]]:
     import copyreg
     import pickle
     from collections import ChainMap
@@ -153,33 +196,9 @@ def pickler() -> type[pickle.Pickler]:
     class Lasting(Pickler):
         pass
 
-    try:
-        from multiprocessing.reduction import ForkingPickler
-    except ImportError:  # then there is no worker either
-        return _picklers.setdefault(None, (Pickler, Pickler))[0]
-    reducers: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    if kind is None:
+        return Pickler, Pickler
+    reducers: Any = kind._extra_reducers
     Pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
     Lasting.dispatch_table = _Lasting(reducers)
-    return _picklers.setdefault(ForkingPickler, (Pickler, Lasting))[0]
-
-
-def _ours(lasting: bool = False) -> type[pickle.Pickler] | None:
-    """Return the class that pickles; ``None`` where a program has put its own in the place of multiprocessing's."""
-    kind: Any = None
-    try:
-        from multiprocessing.reduction import ForkingPickler as kind  # noqa: N813
-    except ImportError:
-        pass
-    else:
-        home = "multiprocessing.reduction"
-        if kind.__module__ != home or kind.dumps.__module__ != home:
-            return None
-    if kind not in _picklers:
-        pickler()
-    return _picklers[kind][lasting]
-
-
-def _theirs(value: object) -> bytes:
-    from multiprocessing.reduction import ForkingPickler
-
-    return bytes(ForkingPickler.dumps(value))
+    return Pickler, Lasting

@@ -259,6 +259,39 @@ class Unloadable:
         return explode, ()
 
 
+class HalfMade:
+    """Cannot be loaded again, and says so by an error that shows what it is about, which cannot be shown."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+    def __repr__(self) -> str:
+        return f"HalfMade({self.number})"
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise ValueError(self)
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An error of which no attribute can be set."""
+
+    text: str
+
+
+class Unhashed(type):
+    """The class of classes that cannot be hashed."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Unfit(metaclass=Unhashed):
+    """Cannot be pickled, as its class is no key of a table of reducers."""
+
+
 class UnloadableError(Exception):
     """The classic: its arguments are not those that its constructor needs when it is loaded."""
 
@@ -276,6 +309,10 @@ def return_iterator() -> Iterator[int]:
 
 def return_unloadable() -> Unloadable:
     return Unloadable()
+
+
+def return_half_made() -> HalfMade:
+    return HalfMade()
 
 
 def fail_unpicklably() -> NoReturn:

@@ -174,6 +174,28 @@ def test_a_result_that_cannot_be_unpickled(pool: Executor) -> None:
     assert len(seen) <= MANY // 2  # the stdlib's pool ends for all who wait
 
 
+@across("for-processes", without=("stdlib",))
+def test_an_item_that_cannot_be_unpickled(pool: Executor) -> None:
+    """So is this, whether it travels alone or with others: what it raises there is not what the function raises."""
+    values: list[Any] = [[number] for number in range(MANY)]
+    values[MANY // 2] = tasks.Unloadable()
+    seen: list[object] = []
+    with pytest.raises(BrokenExecutor):
+        seen.extend(pool.map(items.kind, values))
+    assert len(seen) <= MANY // 2
+
+
+@across("for-processes")
+def test_an_item_whose_class_cannot_be_hashed(pool: Executor) -> None:
+    """Cannot be pickled; the others can."""
+    values: list[Any] = [[number] for number in range(MANY)]
+    values[MANY // 2] = tasks.Unfit()
+    results = pool.map(items.kind, values)
+    assert len(list(itertools.islice(results, MANY // 2))) == MANY // 2
+    with pytest.raises(TypeError, match="unhashable"):
+        next(results)
+
+
 @across("for-processes", without=("stdlib", "on-threads", "on-inline"))
 def test_a_crash_ends_the_iterator_and_not_the_program(pool: Executor) -> None:
     """Results of batches before it come first; the rest does not hang."""

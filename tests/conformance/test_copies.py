@@ -4,6 +4,7 @@ It holds for a request for processes on every rung: a program that works where p
 where they do not.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -14,9 +15,9 @@ import pytest
 
 import unirun
 from tests.conformance import tasks
-from tests.conformance.columns import Column, across
+from tests.conformance.columns import NOTHING_PENDING, Column, across
 from tests.conformance.conftest import Make
-from tests.conformance.tasks import PATIENCE, Unloadable, Unpicklable
+from tests.conformance.tasks import PATIENCE, Gate, Unloadable, Unpicklable
 
 LOWERED = ("compat-processes-on-threads", "compat-processes-on-inline")
 
@@ -135,6 +136,20 @@ def test_pickling_may_fail_in_the_words_of_a_refusing_host(column: Column, pool:
         assert pool.decision.backend == column.rung
 
 
+# Without the stdlib's: the thread that pickles ends by it, and the pool waits for ever.
+@across("for-processes", without=("on-processes",), skip=NOTHING_PENDING)
+def test_pickling_may_fail_with_an_error_that_cannot_be_changed(single: Executor, gate: Gate) -> None:
+    """Also in the thread of the pool's that has just heard of another task, which is done all the same."""
+    held = single.submit(tasks.hold, gate)
+    failing = single.submit(tasks.identity, Unpicklable(tasks.FrozenError("mine")))
+    last = single.submit(tasks.add, 2, 3)
+    gate.open()
+    assert held.result(PATIENCE) == "holder"
+    # From 3.14 on pickle itself adds a note to it.
+    assert type(failing.exception(PATIENCE)) in (tasks.FrozenError, dataclasses.FrozenInstanceError)
+    assert last.result(PATIENCE) == 5
+
+
 @across(
     "for-processes",
     without=("on-processes", "on-pipes"),
@@ -155,9 +170,10 @@ def test_what_may_only_be_inherited_cannot_be_sent(pool: Executor) -> None:
 
 
 @across("for-processes")
-def test_what_cannot_be_loaded_by_the_worker_ends_it(column: Column, pool: Executor, capfd: Any) -> None:
+@pytest.mark.parametrize("value", [Unloadable(), tasks.HalfMade()], ids=lambda value: type(value).__name__)
+def test_what_cannot_be_loaded_by_the_worker_ends_it(column: Column, pool: Executor, value: object, capfd: Any) -> None:
     """The future has the pool's own error. Where there is a worker that it ends, the pool is broken."""
-    assert type(pool.submit(tasks.identity, Unloadable()).exception(PATIENCE)) is column.broken
+    assert type(pool.submit(tasks.identity, value).exception(PATIENCE)) is column.broken
     if column.rung == "processes":
         with pytest.raises(column.broken):
             pool.submit(tasks.add, 2, 3)
@@ -188,7 +204,7 @@ def test_an_exception_that_cannot_be_pickled_fails_its_task_with_that(pool: Exec
 
 
 @across("for-processes")
-@pytest.mark.parametrize("task", [tasks.fail_unloadably, tasks.return_unloadable])
+@pytest.mark.parametrize("task", [tasks.fail_unloadably, tasks.return_unloadable, tasks.return_half_made])
 def test_what_cannot_be_loaded_here_fails_with_the_pool_s_error(
     column: Column, pool: Executor, task: Callable[[], object]
 ) -> None:

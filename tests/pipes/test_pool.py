@@ -29,6 +29,7 @@ from unirun import Run, RuntimeConfig, clock, configure
 from unirun.backends.pipes import forks, manager, places
 from unirun.backends.pipes.bell import Bell
 from unirun.backends.pipes.by_value import by_value
+from unirun.backends.pipes.dispatch import Dispatch
 from unirun.backends.pipes.handle import Handle
 from unirun.backends.pipes.manager import Manager
 from unirun.backends.pipes.memo import Memo
@@ -625,6 +626,32 @@ def test_what_is_put_back_stays_behind_what_is_older(tmp_path: Path) -> None:
             dispatch._requeue(next_ones)
         Path(gate).touch()
     assert journal.read_text().split() == list("012345")
+
+
+def test_a_task_that_was_done_is_done_whatever_the_next_one_meets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error as it is sent, of which nobody knows, ends the pool."""
+    gate = str(tmp_path / "gate")
+    feed = Dispatch.feed_all
+
+    def feed_all(self: Dispatch) -> None:
+        if sys._getframe(1).f_code.co_name == "_act":
+            raise ArithmeticError
+        feed(self)
+
+    with opened(workers=1) as pool:
+        held = pool.submit(jobs.hold, gate)
+        behind = [pool.submit(jobs.square, number) for number in range(3)]
+        until(Path(f"{gate}.held").exists, "the first task")
+        dispatch = pool._manager.dispatch
+        until(lambda: len(dispatch.queue) == 3, "that all others wait, and not in the worker")
+        monkeypatch.setattr(Dispatch, "feed_all", feed_all)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        Path(gate).touch()
+        until(behind[-1].done, "the end of the pool")  # who waits for a result would hear of it itself
+        assert held.result(PATIENCE) is True
+        assert {type(future.exception(PATIENCE)) for future in behind} == {BrokenProcessPool}
 
 
 class Leaving(logging.Handler):

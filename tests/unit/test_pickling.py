@@ -5,19 +5,24 @@ import errno
 import gc
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import weakref
 from fractions import Fraction
 from functools import partial
 from multiprocessing import Lock, Pipe, reduction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unirun.backends.lowered import mentions_main
+from unirun.backends.pipes import protocol
 from unirun.pickling import dumper, dumps
 from unirun.refusal import is_refusal
+
+ROOT = Path(__file__).parents[2]
 
 
 class Point:
@@ -72,9 +77,41 @@ def test_a_pickler_of_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
         def dumps(cls, obj: Any, protocol: Any = None) -> Any:
             return memoryview(b"own")
 
-    monkeypatch.setattr(reduction, "ForkingPickler", Own)
-    assert dumps(1) == b"own"
-    assert dumper()(1) == b"own"
+    class Other(pickle.Pickler):
+        """As those of packages that pickle functions by value: of another class."""
+
+        dumps = Own.dumps
+
+    assert protocol.dump([1])[0] != [b"own"]
+    for kind in (Own, Other):
+        with monkeypatch.context() as patch:
+            patch.setattr(reduction, "ForkingPickler", kind)
+            assert dumps(1) == b"own"
+            assert dumper()(1) == b"own"
+            assert protocol.dump([1]) == ([b"own"], [])
+    with monkeypatch.context() as patch:
+        patch.setattr(reduction.ForkingPickler, "dumps", Own.dumps)
+        assert dumps(1) == b"own"
+        assert protocol.dump([1]) == ([b"own"], [])
+    assert pickle.loads(dumps(1)) == 1
+    assert pickle.loads(b"".join(protocol.dump([1])[0])) == [1]
+
+
+def test_a_pickler_of_the_programs_own_from_the_beginning() -> None:
+    """In its place before a pool is opened, with all that this loads."""
+    code = """
+import pickle
+from multiprocessing import reduction
+
+class Other(pickle.Pickler):
+    dumps = staticmethod(lambda value: b"own")
+
+reduction.ForkingPickler = Other
+from unirun.backends.pipes import protocol
+print(protocol.dump([1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "([b'own'], [])\n", "")
 
 
 def test_many_are_pickled_each_by_itself() -> None:

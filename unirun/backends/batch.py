@@ -17,7 +17,7 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from unirun import clock
-from unirun.backends.raised import pack, unpack
+from unirun.backends.raised import pack, unpack, words
 from unirun.backends.turns import leave, waits
 from unirun.pickling import NUMBERS, TEXTS, dumper, dumps
 
@@ -217,7 +217,7 @@ def load(packed: bytes) -> Any:
     except KeyboardInterrupt:
         raise  # the user's own, who waits here
     except BaseException as unloadable:
-        raise BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}") from unloadable
+        raise BrokenProcessPool(f"the result could not be unpickled: {words(unloadable)}") from unloadable
     if raised is None:
         return value
     error = unpack(raised, text, BrokenProcessPool)
@@ -239,7 +239,7 @@ def by_name(fn: Any) -> bool:
 
 def _caller(fn: Any, spread: bool, pickled: bool) -> Callable[[Any], Any]:
     """Return what to call with an item: as little as will do, since it counts for each."""
-    loads = pickle.loads
+    loads = _loads
     if fn is None:
         return lambda item: _call(loads(item), spread)
     if isinstance(fn, bytes):
@@ -247,6 +247,18 @@ def _caller(fn: Any, spread: bool, pickled: bool) -> Callable[[Any], Any]:
     if pickled:
         return (lambda item: fn(*loads(item))) if spread else lambda item: fn(loads(item))
     return (lambda item: fn(*item)) if spread else fn
+
+
+def _loads(packed: bytes) -> Any:
+    """Unpickle an item, or its function, in the worker: what cannot be would end one of the stdlib's pool."""
+    try:
+        return pickle.loads(packed)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as unloadable:
+        from unirun.backends.processes import BrokenProcessPool
+
+        raise BrokenProcessPool(f"the task could not be unpickled: {words(unloadable)}") from unloadable
 
 
 def _call(pair: tuple[Any, Any], spread: bool) -> Any:

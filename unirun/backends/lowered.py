@@ -24,7 +24,7 @@ import traceback
 from _contextvars import Context, copy_context  # all that `contextvars` has; programs under the hook load this module
 from concurrent.futures import Executor
 
-from unirun.backends.raised import pack, remote_traceback, unpack
+from unirun.backends.raised import pack, set_cause, unpack, words
 from unirun.pickling import cannot, dumper, dumps, dumps_by
 from unirun.values import Value
 
@@ -80,7 +80,7 @@ class Lowered(Executor):
             call = fn, args, kwargs
             payload: bytes | BaseException = _dumps_by_value(call) if state.semantics.by_value else dumps(call)
         except Exception as error:
-            error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
+            set_cause(error, "".join(traceback.format_exception(error)))
             payload = error.with_traceback(None)
         return self._inner.submit(state.run_copied, payload)
 
@@ -159,7 +159,7 @@ class LoweredState:
         except KeyboardInterrupt:
             raise  # the user's own, where the task runs inline
         except BaseException as error:
-            raise self.semantics.broken(f"{what} could not be unpickled: {error!r}") from error
+            raise self.semantics.broken(f"{what} could not be unpickled: {words(error)}") from error
 
     def _ensure_initialized(self) -> None:
         if self._initialized:

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RemoteTraceback", "pack", "remote_traceback", "unpack"]
+__all__ = ["RemoteTraceback", "pack", "remote_traceback", "set_cause", "unpack", "words"]
 
 
 def pack(error: BaseException) -> tuple[bytes, str]:
@@ -53,11 +53,24 @@ def unpack(
 
     try:
         error: BaseException = pickle.loads(packed)
-        error.__cause__ = remote_traceback(text)
-    except expected as unloadable:
-        error = broken(f"the exception could not be unpickled: {unloadable!r}")
-        error.__cause__ = remote_traceback(text)
+        set_cause(error, text)
+    except expected as unloadable:  # or it is no exception any more
+        error = broken(f"the exception could not be unpickled: {words(unloadable)}")
+        set_cause(error, text)
     return error
+
+
+def words(error: BaseException) -> str:
+    """Return the ``repr`` of an exception, or its class where that raises: who asks has others to serve, too."""
+    try:
+        return repr(error)
+    except BaseException:
+        return f"{type(error).__qualname__}, which cannot be shown"
+
+
+def set_cause(error: BaseException, text: str) -> None:
+    """Give an exception a traceback as its cause, as ``raise`` does: even if its attributes cannot be set."""
+    vars(BaseException)["__cause__"].__set__(error, remote_traceback(text))
 
 
 def remote_traceback(text: str) -> Exception:

@@ -107,11 +107,14 @@ class Parcels:
         """Return a parcel with the first ones of some items, or with the first one alone."""
         if self._packed != b"" and not self._pack_function():
             return self._parcel(items[:1], False)
-        if not self._spread and type(items) is not range and type(items[0]) in NUMBERS:
+        first = _kinds(self._values(items[:1]))
+        if not self._spread and type(items) is not range and first and first <= NUMBERS:
             numbers = _Numbers().pickled(items)
             if numbers is not None:
                 return Parcel(self._packed or self._fn, numbers, False, False, len(items))
-        kinds = {int} if type(items) is range else set(map(type, self._values(items)))
+        kinds = {int} if type(items) is range else _kinds(self._values(items))
+        if kinds is None:
+            return self._parcel(items[:1], True)
         if kinds <= PLAIN:
             texts = (each for each in self._values(items) if type(each) in TEXTS)
             size = sum(map(len, texts)) if kinds & TEXTS else 0  # the others take next to no room
@@ -170,6 +173,14 @@ class Parcels:
             return False
         self._packed = b"" if by_name(self._fn) else packed
         return True
+
+
+def _kinds(values: Iterable[Any]) -> set[type] | None:
+    """Return the types of some values; ``None`` if one cannot be hashed, and so none of its values be pickled."""
+    try:
+        return set(map(type, values))
+    except TypeError:
+        return None
 
 
 def _is_large(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from unirun.backends.pipes import protocol
 from unirun.backends.processes import BrokenProcessPool
-from unirun.backends.raised import unpack
+from unirun.backends.raised import unpack, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def opened(message: protocol.Frame, expected: type[BaseException]) -> tuple[Any,
     try:
         value = protocol.load(message)
     except expected as unloadable:
-        broken = BrokenProcessPool(f"the result could not be unpickled: {unloadable!r}")
+        broken = BrokenProcessPool(f"the result could not be unpickled: {words(unloadable)}")
         broken.__cause__ = unloadable
         return None, broken
     if message.kind != protocol.ERROR:
@@ -114,7 +114,7 @@ def text(message: protocol.Frame) -> str:
     try:
         return str(protocol.load(message))
     except Exception as error:
-        return f"(what it said cannot be read: {error!r})"
+        return f"(what it said cannot be read: {words(error)})"
 
 
 def log(message: protocol.Frame) -> None:

@@ -27,6 +27,7 @@ from unirun.backends.pipes.vacancy import Vacancy
 from unirun.backends.pipes.watch import Watch
 from unirun.backends.pipes.worker import Orders
 from unirun.backends.processes import BrokenProcessPool, died_early
+from unirun.backends.raised import words
 from unirun.refusal import Refused, failure, is_refusal, refused_start
 
 __all__ = ["Manager"]
@@ -214,7 +215,7 @@ class Manager:
                     self.vacancy.tell()
             self._end()
         except BaseException as error:
-            self._break(f"the manager of the pool failed: {error!r}")  # nobody else would end what waits
+            self._break(f"the manager of the pool failed: {words(error)}")  # nobody else would end what waits
             raise
         finally:
             exits.discard(self)
@@ -298,10 +299,12 @@ class Manager:
         if kind in (protocol.RESULT, protocol.ERROR):
             known = worker.opened.pop(message.serial, None)
             task = self.dispatch.answered(worker, message.serial, message.seconds)
-            if not worker.tasks and self.dispatch.queue:
-                self.dispatch.feed_all()  # rather than let it wait until its answer is unpickled
-            if task is not None:
-                answers.answer(task.future, message, known)
+            try:
+                if not worker.tasks and self.dispatch.queue:
+                    self.dispatch.feed_all()  # rather than let it wait until its answer is unpickled
+            finally:
+                if task is not None:  # whom nobody else knows any more
+                    answers.answer(task.future, message, known)
         elif kind == protocol.DROPPED:
             self.dispatch.dropped(worker, message.serial)
         elif kind == protocol.READY:
@@ -326,7 +329,7 @@ class Manager:
             if not self.dispatch.places.refuse_last(failure("pipes", "start", refused.error)):
                 self._break(f"no worker is left and none can be started: {refused.error!r}")
         except Exception as error:  # the initializer cannot be pickled any more
-            self._break(f"no worker can be started: {error!r}")
+            self._break(f"no worker can be started: {words(error)}")
 
     def _lose(self, worker: Handle) -> None:
         """A worker is dead, or as good as dead: fail what it ran, and put back what it had not begun."""

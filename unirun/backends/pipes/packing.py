@@ -11,7 +11,7 @@ from unirun.backends.pipes.answers import resolve
 from unirun.backends.pipes.arena import Arena
 from unirun.backends.pipes.by_value import Parts, dump_call
 from unirun.backends.pipes.task import Task
-from unirun.backends.raised import remote_traceback
+from unirun.backends.raised import set_cause
 
 __all__ = ["Packer"]
 
@@ -59,7 +59,7 @@ class Packer:
         except BaseException as error:
             if own and not isinstance(error, Exception):
                 raise
-            error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
+            set_cause(error, "".join(traceback.format_exception(error)))
             resolve(task.future, error=error.with_traceback(None))
             return None
 

@@ -23,8 +23,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from unirun.pickling import NUMBERS, TEXTS
-from unirun.pickling import pickler as pool_pickler
+from unirun.pickling import NUMBERS, TEXTS, ours, theirs
 
 __all__ = [
     "DROPPED",
@@ -116,21 +115,18 @@ class _Chunks(list[bytes]):
         self.append(chunk if type(chunk) is bytes else bytes(chunk))
 
 
-_PICKLER: Final = pool_pickler()
-
-
 def is_simple(value: object) -> bool:
     """Tell whether every pickler makes the same of a value, so that the quickest will do: a number, or a short text."""
     kind = type(value)
     return kind in NUMBERS or (kind in TEXTS and len(value) < _OUT_OF_BAND)  # type: ignore[arg-type]
 
 
-def dump(value: object, pickler: type[pickle.Pickler] = _PICKLER) -> tuple[list[bytes], list[memoryview]]:
+def dump(value: object, pickler: type[pickle.Pickler] | None = None) -> tuple[list[bytes], list[memoryview]]:
     """Pickle ``value``.
 
     Args:
         value: What to send.
-        pickler: A class with the arguments of ``pickle.Pickler``.
+        pickler: A class with the arguments of ``pickle.Pickler``; the pools' own by default.
 
     Returns:
         The pickle in pieces, and the buffers beside it. These are views: what they show may still change.
@@ -140,6 +136,8 @@ def dump(value: object, pickler: type[pickle.Pickler] = _PICKLER) -> tuple[list[
     """
     if is_simple(value):
         return [pickle.dumps(value, 5)], []
+    if pickler is None and (pickler := ours()) is None:
+        return [theirs(value)], []
     chunks = _Chunks()
     buffers: list[memoryview] = []
 

@@ -29,7 +29,7 @@ from unirun.backends.pipes import forks, protocol
 from unirun.backends.pipes.by_value import by_value
 from unirun.backends.pipes.lastwords import Watched
 from unirun.backends.pipes.mapped import Shared, keep, make_private
-from unirun.backends.raised import pack
+from unirun.backends.raised import pack, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -336,7 +336,7 @@ def _answer_unloadable(error: BaseException) -> tuple[int, tuple[list[bytes], li
     """The task could not be unpickled, so it did not begin: what ends a worker of the stdlib's pool, and that pool."""
     from unirun.backends.processes import BrokenProcessPool
 
-    broken = BrokenProcessPool(f"the task could not be unpickled: {error!r}")
+    broken = BrokenProcessPool(f"the task could not be unpickled: {words(error)}")
     text = "".join(traceback.format_exception(error))
     return protocol.ERROR, protocol.dump((pickling.dumps(broken), text))
 
