@@ -180,6 +180,17 @@ def test_a_callback_of_a_task_that_fails_with_it_may_submit(column: Column, make
     assert {type(refused.get(timeout=PATIENCE)) for _ in futures} == {column.broken}
 
 
+@across("for-threads", without=("run", "stdlib"), skip={"on-inline": "each task has run before the next is submitted"})
+def test_a_cancelled_task_keeps_no_other_from_failing_with_it(column: Column, make: Make, gate: Gate) -> None:
+    """In the stdlib those behind it wait for ever."""
+    pool = make(1, initializer=hold_and_fail, initargs=(gate,))
+    futures = [pool.submit(tasks.add, 2, number) for number in range(5)]
+    gate.await_arrival("initializer")
+    assert futures[1].cancel()
+    gate.open()
+    assert {type(future.exception(PATIENCE)) for future in futures if not future.cancelled()} == {column.broken}
+
+
 def hold_and_fail(gate: Gate) -> None:
     gate.pass_through("initializer")
     raise ValueError("after the gate")

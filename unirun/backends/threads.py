@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
-import threading
+import queue
+from contextlib import suppress
 
 from unirun.backends.ready import nothing
 from unirun.kinship import stdlib_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from typing import Any
 
@@ -32,8 +33,8 @@ class GuardedThreadPool(_Base):
     Guarantees:
         A thread that cannot be started is an error only while there is none at all. With one alive the stdlib's
         ``submit`` would raise and yet run the task; here it returns its future.
-        A callback may submit, also that of a future that is cancelled, or failed as the initializer has: it is told
-        that the pool takes nothing more. In the stdlib its thread waits for itself then.
+        A callback may submit, also that of a future that is cancelled by ``shutdown``, or failed as the initializer
+        has: it is told that the pool takes nothing more. In the stdlib its thread waits for itself then.
     """
 
     if TYPE_CHECKING:  # not for `typing.get_type_hints`, which could not resolve it at run time
@@ -42,13 +43,29 @@ class GuardedThreadPool(_Base):
     #: Why there are fewer threads than asked for, or None.
     _unirun_short = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # In place of a lock that is not reentrant, and guards the same: what `submit` and `shutdown` change. Held while
-        # such futures are done. A signal handler's `submit` still cannot come in the midst of another one: all but the
-        # first step of that is done with the lock of all pools.
-        lock: Any = threading.RLock()
-        self._shutdown_lock = lock
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            super().shutdown(wait=False)  # first: what a callback submits is refused then
+            for future in self._unirun_pending():
+                future.cancel()
+        super().shutdown(wait)  # again, as what wakes the threads was taken out, too
+
+    def _initializer_failed(self) -> None:
+        why: Any = "A thread initializer failed, the thread pool is not usable anymore"
+        with self._shutdown_lock:
+            self._broken = why  # first, as above
+        for future in self._unirun_pending():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(concurrent.futures.thread.BrokenThreadPool(why))
+        super()._initializer_failed()
+
+    def _unirun_pending(self) -> Iterator[Future[Any]]:
+        """Take out what no thread has begun, one by one; without the lock that a callback's ``submit`` needs."""
+        with suppress(queue.Empty):
+            while True:
+                item = self._work_queue.get_nowait()
+                if item is not None:
+                    yield item.future
 
     def _adjust_thread_count(self) -> None:
         try:
