@@ -633,21 +633,17 @@ def test_a_task_that_was_done_is_done_whatever_the_next_one_meets(
 ) -> None:
     """An error as it is sent, of which nobody knows, ends the pool."""
     gate = str(tmp_path / "gate")
-    feed = Dispatch.feed_all
 
-    def feed_all(self: Dispatch) -> None:
+    def feed_all(_: Dispatch) -> None:
         if sys._getframe(1).f_code.co_name == "_act":
             raise ArithmeticError
-        feed(self)
 
     with opened(workers=1) as pool:
         held = pool.submit(jobs.hold, gate)
-        behind = [pool.submit(jobs.square, number) for number in range(3)]
         until(Path(f"{gate}.held").exists, "the first task")
-        dispatch = pool._manager.dispatch
-        until(lambda: len(dispatch.queue) == 3, "that all others wait, and not in the worker")
-        monkeypatch.setattr(Dispatch, "feed_all", feed_all)
+        monkeypatch.setattr(Dispatch, "feed_all", feed_all)  # so that the others wait for its end
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        behind = [pool.submit(jobs.square, number) for number in range(3)]
         Path(gate).touch()
         until(behind[-1].done, "the end of the pool")  # who waits for a result would hear of it itself
         assert held.result(PATIENCE) is True
