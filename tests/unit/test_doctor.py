@@ -340,7 +340,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     "meanwhile",
-    ["", "while kill -STOP $PPID 2> /dev/null; do sleep 0.2; kill -CONT $PPID; sleep 0.1; done"],
+    ["", "while kill -STOP $PPID; do sleep 0.2; kill -CONT $PPID; sleep 0.1; done 2> /dev/null"],
     ids=["", "that is stopped and goes on"],  # as by Ctrl-Z: any of its threads may hear that the time is up
 )
 def test_a_pool_that_gives_no_answer_is_given_up(on_host: OnHost, tmp_path: Path, meanwhile: str) -> None:
