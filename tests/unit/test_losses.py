@@ -22,6 +22,7 @@ import pytest
 from tests.conformance.columns import FORKING
 from tests.pipes import jobs
 from tests.unit.moments import PATIENCE, in_time, until
+from unirun.backends import repairs
 from unirun.backends.processes import BrokenProcessPool
 from unirun.compat.concurrent.futures import ProcessPoolExecutor
 
@@ -125,6 +126,63 @@ def test_a_callback_may_submit_to_a_pool_that_breaks() -> None:
     assert {type(error) for error in errors} == {BrokenProcessPool}
 
 
+class Unpicklable:
+    """Cannot be pickled, as turns out some time after something has happened."""
+
+    def __init__(self, happened: Callable[[], bool]) -> None:
+        self.happened = happened
+
+    def __reduce__(self) -> Any:
+        until(self.happened)
+        time.sleep(0.1)  # until who made that happen waits
+        raise ValueError("cannot be pickled")
+
+
+@FORKING
+@pytest.mark.parametrize("late", ["pickling", "callback"])
+@pytest.mark.parametrize("end", ["breaks", "ends"])
+def test_a_task_that_cannot_be_pickled(end: str, late: str) -> None:
+    """The pool's end waits for the thread that pickles, which tells of it all the same, and whose callbacks submit."""
+    pool = forking(1)
+    errors: list[Exception] = []
+
+    def ends() -> bool:
+        return bool(pool._broken if end == "breaks" else pool._shutdown_thread)
+
+    def try_again(future: Future[int]) -> None:
+        if late == "callback":
+            until(ends)
+            time.sleep(0.1)
+        try:
+            pool.submit(abs, -3)
+        except RuntimeError as error:
+            errors.append(error)
+
+    future = pool.submit(abs, Unpicklable(ends if late == "pickling" else lambda: True))
+    future.add_done_callback(try_again)
+    if end == "breaks":
+        if late == "callback":
+            until(future.done)
+        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        until(ends)
+    in_time(pool.shutdown)
+    assert len(errors) == 1
+    expected = BrokenProcessPool if (end, late) == ("breaks", "pickling") else ValueError
+    assert type(future.exception(0)) is expected
+
+
+@FORKING
+def test_a_cancelled_task_of_a_pool_that_breaks() -> None:
+    """Up to 3.11 the stdlib's thread ends by it, and those behind it wait for ever."""
+    with forking(1) as pool:
+        futures = [pool.submit(time.sleep, 2 * PATIENCE), *(pool.submit(abs, -3) for _ in range(8))]
+        assert futures[5].cancel()
+        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        errors = [future.exception(PATIENCE) for future in futures if not future.cancelled()]
+    assert {type(error) for error in errors} == {BrokenProcessPool}
+    assert not multiprocessing.active_children()
+
+
 def leave_a_child(reader: int, writer: int) -> None:
     """As a task that starts a daemon does: that has what tells that its parent has ended, which takes a moment."""
     Finalize(None, time.sleep, (0.3,), exitpriority=0)
@@ -208,6 +266,29 @@ def test_a_callback_that_submits_starts_no_needless_worker(tasks: int | None) ->
         pool.submit(abs, -3).add_done_callback(go_on)
         assert done.wait(PATIENCE)
         assert len(pool._processes) <= 2
+
+
+def test_who_replaces_a_worker_sees_to_its_start_and_needs_nothing_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a `shutdown` that does not wait may make forget all at that moment."""
+    ensure = repairs.ensure_descriptors
+    seen: list[threading.Thread] = []
+
+    def forget(context: Any) -> None:
+        ensure(context)
+        if (thread := threading.current_thread()) is manager:
+            seen.append(thread)
+            pool._processes = pool._call_queue = pool._result_queue = None
+
+    pool: Any = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
+    first = pool.submit(abs, -3)
+    manager = pool._executor_manager_thread
+    monkeypatch.setattr(repairs, "ensure_descriptors", forget)
+    others = [pool.submit(abs, -number) for number in range(3)]
+    assert first.result(PATIENCE) == 3
+    assert [future.result(PATIENCE) for future in others] == [0, 1, 2]
+    pool.shutdown()
+    assert len(seen) >= 2
+    assert not multiprocessing.active_children()
 
 
 def wait_for(path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from concurrent.futures import InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
+from types import SimpleNamespace
 
 from unirun import clock
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-__all__ = ["keep", "let_in", "replace", "watch_results", "watch_workers"]
+__all__ = ["fail_pending", "keep", "let_feed", "let_in", "replace", "watch_results", "watch_workers"]
 
 
 def watch_workers(manager: Any) -> None:
@@ -51,7 +53,35 @@ def _watching(base: Any) -> type[Any]:
         def terminate_broken(self, *why: Any) -> None:
             pool = self.executor_reference()
             with let_in(pool) if pool is not None else nullcontext():
-                super().terminate_broken(*why)
+                while True:
+                    try:
+                        super().terminate_broken(*why)
+                        return
+                    except (InvalidStateError, RuntimeError):
+                        # Up to 3.11 of a future that was cancelled; or of one that the thread which pickles, or who
+                        # cancels it, takes out meanwhile.
+                        if not self._unirun_forget_done():
+                            raise
+
+        def _unirun_forget_done(self) -> int:
+            """Forget what is done; return how many there were."""
+            pending = self.pending_work_items
+            done = [number for number, item in list(pending.items()) if item.future.done()]
+            return sum(pending.pop(number, None) is not None for number in done)
+
+        def join_executor_internals(self) -> None:
+            pool = self.executor_reference()
+            with let_in(pool) if pool is not None else nullcontext():
+                super().join_executor_internals()
+
+        def _replace_dead_worker(self) -> Any:
+            # The last versions of 3.14 and 3.15 ask here, and would start a worker past the guard of its start.
+            pool = self.executor_reference()
+            if pool is not None and not pool._force_shutting_down:
+                with suppress(Exception):  # the stdlib's own way says why, if it is none either
+                    replace(pool)
+                    return None
+            return super()._replace_dead_worker()
 
         def shutdown_workers(self) -> None:
             super().shutdown_workers()
@@ -65,34 +95,53 @@ def _watching(base: Any) -> type[Any]:
 
 @contextmanager
 def let_in(pool: Any) -> Iterator[None]:
-    """Let callbacks of futures that are failed here submit to their pool, which tells them at once that it is broken.
+    """Let callbacks submit to a pool that breaks or ends, which tells them so at once.
 
     The stdlib's thread has the lock of ``submit`` and ``shutdown`` meanwhile (from 3.12 on, and where it replaces
-    workers), and would wait for itself.
+    workers). It would wait for itself where it calls them; and for the thread that pickles where that does, as a task
+    cannot be pickled.
     """
     lock = pool._shutdown_lock
-    pool._shutdown_lock = _Held(lock)
+    pool._shutdown_lock = _Held(lock, pool)
     try:
         yield
     finally:
         pool._shutdown_lock = lock
 
 
-class _Held:
-    """A lock that this thread has, and may take again."""
+def let_feed(pool: Any) -> None:
+    """Let the thread that pickles tasks tell of one that cannot be, without the lock that the pool's end may hold.
 
-    def __init__(self, lock: Any) -> None:
+    Up to 3.13.0 it takes that to wake the pool's thread, which waits for it then. The wakeup has a lock of its own.
+    """
+    if hasattr(pool._call_queue, "shutdown_lock"):
+        pool._call_queue.shutdown_lock = nullcontext()
+
+
+class _Held:
+    """A lock that this thread has, and may take again; and others too, as soon as it guards nothing any more.
+
+    A pool that is broken or shut down only tells so: there is nothing left that ``submit`` changes.
+    """
+
+    def __init__(self, lock: Any, pool: Any) -> None:
         self._lock = lock
+        self._pool = pool
         self._whose = threading.get_ident()
+        self._here = threading.local()  # for each time that a thread is within, whether it has taken the lock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lock, name)
 
     def __enter__(self) -> bool:
-        return self._whose == threading.get_ident() or bool(self._lock.__enter__())
+        free = self._whose == threading.get_ident() or self._pool._broken or self._pool._shutdown_thread
+        if not free:
+            self._lock.__enter__()
+        vars(self._here).setdefault("taken", []).append(not free)
+        return True
 
     def __exit__(self, *error: object) -> None:
-        if self._whose != threading.get_ident():
+        if self._here.taken.pop():
             self._lock.__exit__(*error)
 
 
@@ -198,21 +247,29 @@ def replace(pool: Any) -> bool:
     if getattr(manager, "_unirun_delivers", True):
         return False
     wanted = manager.pending_work_items or not pool._shutdown_thread
-    if not wanted or len(manager.processes) >= pool._max_workers:
-        return True
-    known = {
-        "_processes": manager.processes,
-        "_call_queue": manager.call_queue,
-        "_result_queue": manager.result_queue,
-        "_executor_manager_thread": manager,
-    }
-    forgotten = [name for name in known if getattr(pool, name) is None]
-    vars(pool).update((name, known[name]) for name in forgotten)
-    try:
-        pool._spawn_process()
-    finally:
-        vars(pool).update(dict.fromkeys(forgotten))
+    if wanted and len(manager.processes) < pool._max_workers:
+        known = {
+            "_processes": manager.processes,
+            "_call_queue": manager.call_queue,
+            "_result_queue": manager.result_queue,
+            "_executor_manager_thread": manager,
+        }
+        # Not by the pool's own, which a `shutdown` in another thread may make it forget meanwhile.
+        pool._spawn_process(SimpleNamespace(**{**vars(pool), **known}))
     return True
+
+
+def fail_pending(pool: Any, manager: Any, error: Callable[[], BaseException]) -> None:
+    """Fail what is pending because there is no worker left; in the manager thread, the shutdown lock held."""
+    pool._broken = str(error())
+    pool._shutdown_thread = True
+    with let_in(pool):
+        for item in list(manager.pending_work_items.values()):
+            with suppress(InvalidStateError):  # it was cancelled
+                item.future.set_exception(error())
+    manager.pending_work_items.clear()
+    while not manager.work_ids_queue.empty():  # from which that thread would take them next
+        manager.work_ids_queue.get_nowait()
 
 
 def keep(pool: Any, manager: Any) -> None:

@@ -154,6 +154,7 @@ class GuardedProcessPool(_Base):
                 repairs.without_system_limits(stdlib, construct)
             repairs.lock_wakeup(self, self._executor_manager_thread_wakeup)
             losses.watch_results(self)
+            losses.let_feed(self)
             _pools.append(weakref.ref(self, _pools.remove))
         except Exception as error:
             self._unirun_release()
@@ -293,10 +294,14 @@ class GuardedProcessPool(_Base):
             if queue._thread is None:
                 queue._start_thread()
 
-    def _spawn_process(self) -> None:
+    def _spawn_process(self, known: Any = None) -> None:
+        """Start a worker; by what is ``known`` to the thread that replaces one, if it calls this."""
         try:
             repairs.ensure_descriptors(self._mp_context)
-            super()._spawn_process()  # type: ignore[misc]
+            if known is None:
+                super()._spawn_process()  # type: ignore[misc]
+            else:
+                _Base._spawn_process(known)  # type: ignore[attr-defined]
         except Exception as error:
             from unirun.refusal import failure, is_refusal
 
@@ -305,17 +310,19 @@ class GuardedProcessPool(_Base):
                     # Since `submit` has looked: before 3.12 the manager thread closes the queue without the lock.
                     raise BrokenProcessPool(self._broken) from error
                 raise
-            manager: Any = self._executor_manager_thread
-            if self._unirun_workers():
+            it: Any = known or self
+            manager, workers = it._executor_manager_thread, list((it._processes or {}).values())
+            if workers:
                 repairs.undo_start(error)
                 self._unirun_short = failure("processes", "start", error)
-                for worker in [each for each in self._unirun_workers() if repairs.lost_server(each, error)]:
+                for worker in [each for each in workers if repairs.lost_server(each, error)]:
                     repairs.kill(worker)  # it is not dead, as the stdlib takes it to be: it would wait for ever
             elif manager is not None and manager is threading.current_thread():
                 # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
                 # would let its manager thread die of this, and every future wait forever.
                 repairs.undo_start(error)
-                self._unirun_fail_pending(manager, error)
+                why = f"no worker is left and none can be started: {error!r}"
+                losses.fail_pending(self, manager, partial(BrokenProcessPool, why))
             else:
                 raise
 
@@ -330,19 +337,6 @@ class GuardedProcessPool(_Base):
                 repairs.kill(worker)
         if self._unirun_ready is not None and not self._unirun_ready.waiting:
             self._unirun_ready.close()
-
-    def _unirun_fail_pending(self, manager: Any, error: Exception) -> None:
-        """Fail what is pending because there is no worker left; runs in the manager thread, the shutdown lock held."""
-        why = f"no worker is left and none can be started: {error!r}"
-        self._broken = why
-        self._shutdown_thread = True
-        with losses.let_in(self):
-            for item in manager.pending_work_items.values():
-                if not item.future.done():
-                    item.future.set_exception(BrokenProcessPool(why))
-        manager.pending_work_items.clear()
-        while not manager.work_ids_queue.empty():  # from which that thread would take them next
-            manager.work_ids_queue.get_nowait()
 
     def _unirun_workers(self) -> list[Any]:
         return list((getattr(self, "_processes", None) or {}).values())
