@@ -20,6 +20,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPo
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, assert_type
 
 import pytest
@@ -1083,7 +1084,7 @@ def test_the_array_of_a_function_is_sent_once(source: Any, monkeypatch: pytest.M
     assert len(filled) == 1
 
 
-def test_results_for_which_there_is_no_room_are_sent_at_the_end() -> None:
+def test_results_for_which_there_is_no_room_are_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large ones make less room than there was when items were taken."""
 
     def stalled() -> bool:
@@ -1091,8 +1092,9 @@ def test_results_for_which_there_is_no_room_are_sent_at_the_end() -> None:
             sent = batches._taken - len(batches._unsent) - batches._next
             return not batches._open and sent >= batches._room()
 
+    # All are taken at once, however slow the machine is: that takes no time, and an item next to none.
+    monkeypatch.setattr("unirun.maps.batches.clock", SimpleNamespace(now=lambda: 0.0))
     with Run(flavor="processes", max_workers=1) as executor:
-        # As learned from a map before: the first item's own time, on a slow machine, may leave no room for 300.
         executor._unirun_paces[large_at_last] = 1e-6  # type: ignore[union-attr]
         results = unirun.map(executor, large_at_last, iter(range(300)))
         (batches,) = executor._unirun_maps  # type: ignore[union-attr]
