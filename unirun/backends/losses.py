@@ -1,4 +1,4 @@
-"""Where the stdlib's pool loses a worker and waits for ever: it is killed at a bad moment, or has had all its tasks."""
+"""Where the stdlib's pool waits for ever: it loses a worker at a bad moment, or it ends while a task still fails."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def _watching(base: Any) -> type[Any]:
                         super().terminate_broken(*why)
                         return
                     except (InvalidStateError, RuntimeError):
-                        # Up to 3.11 of a future that was cancelled; or of one that the thread which pickles, or who
-                        # cancels it, takes out meanwhile.
+                        # Up to 3.11 a future was cancelled; or the thread that pickles takes one out meanwhile.
                         if not self._unirun_forget_done():
                             raise
 

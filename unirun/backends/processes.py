@@ -318,8 +318,8 @@ class GuardedProcessPool(_Base):
                 for worker in [each for each in workers if repairs.lost_server(each, error)]:
                     repairs.kill(worker)  # it is not dead, as the stdlib takes it to be: it would wait for ever
             elif manager is not None and manager is threading.current_thread():
-                # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib (before 3.15)
-                # would let its manager thread die of this, and every future wait forever.
+                # The last worker has done its max_tasks_per_child and cannot be replaced. The stdlib, before the last
+                # versions of 3.14, would let its manager thread die of this, and every future wait forever.
                 repairs.undo_start(error)
                 why = f"no worker is left and none can be started: {error!r}"
                 losses.fail_pending(self, manager, partial(BrokenProcessPool, why))
