@@ -201,6 +201,8 @@ def advice(report: Report) -> list[str]:
     elif processes.downgraded:
         if processes.backend == "inline":
             tips.append("As it is, tasks run one after the other, with the same results.")
+        elif processes.backend == "interpreters":
+            tips.append("As it is, tasks run in parallel, and one that crashes ends the program.")
         elif report.facts.gil:
             tips.append("As it is, Python code waits in parallel here, but does not compute in parallel (GIL).")
         tips.append("To get an error instead of a lower rung: UNIRUN_DOWNGRADE=error.")
@@ -226,7 +228,6 @@ _MOUNT: Final = "Mount a writable tmpfs on /dev/shm (docker run --tmpfs /dev/shm
 _LIMITS: Final = "Look at the limits (ulimit -u; the container's pids.max, docker run --pids-limit)."
 #: What refused, then what can be done about it, by stage and by the number or the name of the error.
 _WORDS: Final = {
-    ("import", "NotImplementedError"): ("not in this version",),
     ("construct", "ENOSYS"): (_SEM, "This system has no semaphores (as on AWS Lambda). Pipes need none."),
     ("construct", "ENOENT"): (_SEM, _MOUNT),
     ("construct", "EROFS"): (_SEM, _MOUNT),
@@ -253,7 +254,18 @@ _OTHERWISE: Final = {
 }
 
 
+#: The same of interpreters.
+_NO_INTERPRETERS: Final = {
+    "import": "this Python has none",
+    "construct": "they cannot do what is asked for",
+    "start": "they cannot be made",
+    "bootstrap": "they cannot be workers of this program",
+}
+
+
 def _explain(why: Failure) -> tuple[str, ...]:
+    if why.backend == "interpreters" and "new thread" not in why.message:
+        return (_NO_INTERPRETERS[why.stage],)
     if "new thread" in why.message:
         what = "refused by the system" if why.backend == "threads" else "they need a thread, and threads are refused"
         return what, _LIMITS, "An old Docker under a newer C library refuses threads too: update Docker."

@@ -38,8 +38,8 @@ __all__ = [
 FLAVORS: Final = ("auto", "processes", "threads", "interpreters", "none")
 #: What the ``reason`` of a decision says of a ladder that is set.
 OWN_LADDER: Final = "the ladder is the user's own"
-#: The backends of this version. `interpreters` will join them.
-BACKENDS: Final = ("processes", "pipes", "threads", "inline")
+#: What a ladder is made of.
+BACKENDS: Final = ("processes", "pipes", "interpreters", "threads", "inline")
 _RUNGS: Final = "one or more of " + ", ".join(map(repr, BACKENDS)) + ", each once, best first"
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
@@ -68,7 +68,8 @@ class RuntimeConfig(Value):
         trace: Where each decision is written: ``"stderr"`` (one readable line) or the path of a file to which JSON
             lines are appended; kept as a string. Environment: ``UNIRUN_TRACE``.
         isolation: ``"copy"`` (default): where a request for processes ends in threads or inline, arguments and results
-            are copied by pickling, as processes would. ``"share"``: they are passed as they are.
+            are copied by pickling, as processes would. ``"share"``: they are passed as they are, and no interpreters
+            serve, which cannot share.
         on_crash: What a task that ends its worker costs in the ``pipes`` backend. ``"replace"`` (default): itself; it
             fails with ``BrokenProcessPool``, and the worker is replaced. ``"raise"``: the pool, as in the stdlib.
         task_timeout: Seconds that a task may run in the ``pipes`` backend; its worker is then killed and replaced, and

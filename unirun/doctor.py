@@ -162,6 +162,8 @@ def _foresee(request: Request, config: RuntimeConfig) -> DecisionTrace:
 def _each_backend(facts: Host) -> Iterator[tuple[str, Request, RuntimeConfig]]:
     """Yield each way of running a task: its name, a request that it may serve, and settings that allow nothing else."""
     for backend in settings.BACKENDS:
+        if backend == "interpreters" and not facts.interpreters:
+            continue  # there is nothing to try
         request = Request(flavor=_FLAVOR_OF.get(backend, "processes"), origin="doctor")
         methods: tuple[Any, ...] = facts.start_methods if backend in _HAS_START_METHODS else ()
         for method in methods or (None,):

@@ -45,6 +45,8 @@ class Host(Value):
         daemonic: This process may not have children: it is a daemonic ``multiprocessing`` process.
         bootstrapping: This process is a worker that is still importing its main module.
         subinterpreter: This is not the main interpreter.
+        interpreters: This Python has sub-interpreters for programs, and multiprocessing, which prepares workers.
+            ``False`` where it was not looked for.
         main: Whether workers that do not fork can find what ``__main__`` defines: ``"importable"``, ``"missing"`` (it
             names a file that does not exist, so such workers cannot even start) or ``"interactive"`` (it has no file,
             or is a package's, which workers do not import). ``"unready"``: it is a frozen program's, which was started
@@ -64,6 +66,7 @@ class Host(Value):
     daemonic: bool
     bootstrapping: bool
     subinterpreter: bool
+    interpreters: bool
     main: str
     executable: bool
 
@@ -115,6 +118,7 @@ def probe(*, processes: bool = True, cpus: bool = True) -> Host:
         daemonic=daemonic,
         bootstrapping=bootstrapping or main == "unready",
         subinterpreter=processes and in_subinterpreter(),
+        interpreters=bool(kept.start_methods) and sys.implementation.name == "cpython" and sys.version_info >= (3, 14),
         main=main,
         executable=not processes or _can_execute(),
     )

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["LADDERS", "Plan", "Request", "decide"]
 
 #: The backends that may serve a flavor, best first. A drop-in hands out the very pool that the stdlib would have, as
-#: long as that one starts; everybody else gets the better one: see ``_ladder``. `interpreters` will come before
-#: `threads`.
+#: long as that one starts; everybody else gets the better one. Who asks for processes is served by interpreters where
+#: this Python has them: see ``_ladder``.
 LADDERS: Final[dict[str, tuple[str, ...]]] = {
-    "processes": ("pipes", "processes", "threads", "inline"),
+    "processes": ("pipes", "processes", "interpreters", "threads", "inline"),
     "interpreters": ("interpreters", "pipes", "processes", "threads", "inline"),
     "threads": ("threads", "inline"),
     "none": ("inline",),
@@ -34,8 +34,8 @@ LADDERS: Final[dict[str, tuple[str, ...]]] = {
 #: What a ladder of the user's own may use for a flavor. Threads share memory and inline runs at the call; a request
 #: for either would get other results from processes.
 _MAY_SERVE: Final[dict[str, frozenset[str]]] = {
-    "processes": frozenset({"processes", "pipes", "threads", "inline"}),
-    "interpreters": frozenset({"processes", "pipes", "threads", "inline"}),
+    "processes": frozenset({"processes", "pipes", "interpreters", "threads", "inline"}),
+    "interpreters": frozenset({"processes", "pipes", "interpreters", "threads", "inline"}),
     "threads": frozenset({"threads", "inline"}),
     "none": frozenset({"inline"}),
 }
@@ -101,17 +101,17 @@ def decide(request: Request, config: RuntimeConfig, host: Host) -> Plan:
     if request.flavor not in FLAVORS:
         check_choice("flavor", request.flavor, FLAVORS)
     flavor, reason = _flavor(request.flavor, config, host)
-    ladder = _ladder(flavor, request, config)
+    method = request.start_method or config.start_method or host.default_start_method
+    ladder = _ladder(flavor, method, request, config, host)
     if config.ladder is not None:
         own = tuple(rung for rung in config.ladder if rung in _MAY_SERVE[flavor])
         if own:
             ladder, reason = own, f"{reason}; {OWN_LADDER}"
         else:
             reason = f"{reason}; the user's own ladder has nothing that may serve it"
-    method = request.start_method or config.start_method or host.default_start_method
     if request.start_method is None and config.start_method and host.start_methods:
         check_choice("start_method", config.start_method, host.start_methods)
-    rejected = tuple(why for rung in ladder if (why := _exclusion(rung, method, host)) is not None)
+    rejected = tuple(why for rung in ladder if (why := _exclusion(rung, method, config, host)) is not None)
     excluded = {why.backend for why in rejected}
     workers = request.max_workers or config.max_workers
     if workers is None and not request.dropin:
@@ -147,27 +147,25 @@ def _flavor(asked: str, config: RuntimeConfig, host: Host) -> tuple[str, str]:
     return "threads", "auto: no hint"
 
 
-def _ladder(flavor: str, request: Request, config: RuntimeConfig) -> tuple[str, ...]:
+def _ladder(flavor: str, method: str | None, request: Request, config: RuntimeConfig, host: Host) -> tuple[str, ...]:
     """Return the backends for a flavor. The stdlib's pool is first for a drop-in, unless something is asked of it that
     only the pool over pipes can do.
     """
     ladder = LADDERS[flavor]
+    # Who asks for interpreters is told why there are none; who asks for processes is not to wonder. Forked workers have
+    # the program's state, as threads do, and interpreters do not.
+    if flavor == "processes" and (not host.interpreters or method == "fork" or config.isolation == "share"):
+        ladder = tuple(rung for rung in ladder if rung != "interpreters")
     if not request.dropin or config.task_timeout is not None or config.on_crash is not None or config.worker_logs:
         return ladder
     swapped = {"pipes": "processes", "processes": "pipes"}
     return tuple(swapped.get(rung, rung) for rung in ladder)
 
 
-def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
-    """Return why the host facts exclude a rung, or ``None``."""
+def _exclusion(rung: str, method: str | None, config: RuntimeConfig, host: Host) -> Failure | None:
+    """Return why the settings and the host facts exclude a rung, or ``None``."""
     if rung == "interpreters":
-        return Failure(
-            backend=rung,
-            stage="import",
-            error="NotImplementedError",
-            errno=None,
-            message="this version of unirun has no such backend",
-        )
+        return _no_interpreters(config, host)
     if rung not in ("processes", "pipes"):
         return None  # only a try can tell
     if rung == "pipes" and not host.start_methods:
@@ -231,4 +229,21 @@ def _exclusion(rung: str, method: str | None, host: Host) -> Failure | None:
             errno=errno.ENOENT,
             message=f"a worker started by {method!r} cannot import the main module: its file does not exist",
         )
+    return None
+
+
+def _no_interpreters(config: RuntimeConfig, host: Host) -> Failure | None:
+    """Return what excludes interpreters, or ``None``."""
+    refused = Failure(backend="interpreters", stage="bootstrap", error="RuntimeError", errno=None, message="")
+    if not host.interpreters:
+        message = "they come with CPython 3.14, and need multiprocessing to prepare workers"
+        return refused.replace(stage="import", error="ModuleNotFoundError", message=message)
+    if config.isolation == "share":
+        message = "interpreters cannot share objects, as isolation='share' asks for"
+        return refused.replace(stage="construct", error="NotImplementedError", message=message)
+    if host.bootstrapping:
+        return refused.replace(message="this is a worker that is still starting")
+    if host.main == "missing":
+        message = "an interpreter cannot import the main module: its file does not exist"
+        return refused.replace(error="FileNotFoundError", errno=errno.ENOENT, message=message)
     return None

@@ -28,7 +28,7 @@ from unirun.backends.ready import Next, nothing
 from unirun.caller import Site
 from unirun.errors import DowngradeError
 from unirun.fresh import Birth, ForkedBirth
-from unirun.ladder import Request
+from unirun.ladder import Plan, Request
 from unirun.managed import ManagedExecutor, starts_slowly
 from unirun.offloop import give_up, off_loop
 from unirun.opening import Opening
@@ -246,9 +246,7 @@ def _find(
                     stale.append(_leases.pop(key))
                     entry = None
                 if entry is None and opening is not None:
-                    method = opening.plan.start_method if PROCESSES.intersection(opening.plan.rungs) else None
-                    birth = None if method is None else ForkedBirth() if method == "fork" else Birth(method)
-                    made = _Lease(open_pool(opening), birth)
+                    made = _Lease(open_pool(opening), _birth(opening.plan))
                     entry = _leases.setdefault(key, made)
                     stale += [made] if entry is not made else []  # a signal handler was here, and has opened one
                 if entry is not None and lease is not None:
@@ -262,6 +260,15 @@ def _find(
         if entry is not None:
             return entry
         opening = Opening(Request(flavor=flavor, origin=origin), config, site=site, target=config.trace)
+
+
+def _birth(plan: Plan) -> Birth | ForkedBirth | None:
+    """Return what tells when workers of a plan are too old, or ``None`` where they see what the program sees."""
+    if plan.rungs[:1] == ("interpreters",):
+        return Birth()
+    if not PROCESSES.intersection(plan.rungs):
+        return None
+    return ForkedBirth() if plan.start_method == "fork" else Birth(plan.start_method)
 
 
 def _may_rise(entry: _Lease) -> bool:

@@ -153,14 +153,15 @@ class Opening:
         """Take the rungs off the ladder that would fail in the same way, and return why.
 
         Workers of `processes` and `pipes` start alike. Those that ended before they were ready, or the fork server that
-        was to start them, would do so again, and import the user's main module once more for it.
+        was to start them, would do so again, and import the user's main module once more for it. So would interpreters,
+        and what ended a worker there might end the program.
         """
         ended = (why.stage == "bootstrap" and isinstance(error, BrokenExecutor)) or (
             why.stage == "start" and isinstance(error, (ConnectionError, EOFError))
         )
         if not ended:
             return []
-        twins = [rung for rung in self._left if rung in PROCESSES]
+        twins = [rung for rung in self._left if rung in PROCESSES or rung == "interpreters"]
         self._left = [rung for rung in self._left if rung not in twins]
         message = f"its workers start as those of {why.backend} do"
         return [why.replace(backend=rung, message=message) for rung in twins]

@@ -67,9 +67,10 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
     """``concurrent.futures.ProcessPoolExecutor``, on any host.
 
     Arguments, methods and behaviour are those of the running Python's class. Where its pool cannot start, the process
-    pool over pipes serves, which needs no semaphores. Where no process can be started, threads serve, or the calling
-    thread itself, with arguments and results copied as processes would copy them; ``decision`` and a
-    ``DowngradeWarning`` say so. The first ``submit`` waits until one worker is up.
+    pool over pipes serves, which needs no semaphores. Where no process can be started, interpreters serve (from Python
+    3.14 on, unless workers would be forked), threads, or the calling thread itself, with arguments and results copied
+    as processes would copy them; ``decision`` and a ``DowngradeWarning`` say so. The first ``submit`` waits until one
+    worker is up.
 
     Raises:
         DowngradeError: From the constructor or the first ``submit``: no rung can serve, or ``UNIRUN_DOWNGRADE=error``.
@@ -199,13 +200,15 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         """Return a ``Refused`` if workers would not find what a task, or the initializer, names in ``__main__``."""
         opening = self._unirun_opening
         method = opening.plan.start_method
-        if opening.facts.main != "interactive" or method == "fork":
+        interpreter = opening.rung == "interpreters"
+        if opening.facts.main != "interactive" or (method == "fork" and not interpreter):
             return None
         values = chain.from_iterable(each.task if isinstance(each, Next) else (each,) for each in task)
         if not mentions_main(*values, self._unirun_spec.initializer, *self._unirun_spec.initargs):
             return None
+        worker = "an interpreter" if interpreter else f"a worker started by {method!r}"
         why = (
-            f"a worker started by {method!r} does not import this main module and so cannot find its names; "
+            f"{worker} does not import this main module and so cannot find its names; "
             'put the function into a module of its own, or install "unirun[cloudpickle]"'
         )
         return Refused("bootstrap", AttributeError(why))
@@ -220,6 +223,9 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
                 pass  # the first submit says so
 
     def _unirun_descend(self, rung: str, task: tuple[Any, ...]) -> None:
+        if rung == "interpreters":
+            self._unirun_descend_to_interpreters(task)
+            return
         if rung != "pipes":
             super()._unirun_descend(rung, task)
             return
@@ -250,6 +256,17 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
         self._processes = pool.processes  # programs look into it to kill workers,
         self._pending_work_items = pool.pending  # and ask this one how much is left to do
         self._unirun_stand_on(pool, len(pool.processes) if pool.short else self._max_workers, pool.short)
+
+    def _unirun_descend_to_interpreters(self, task: tuple[Any, ...]) -> None:
+        try:
+            from unirun.backends.interpreters.pool import open_interpreters
+        except (ImportError, OSError) as error:  # no descriptor is left to read it by
+            raise Refused("import", error) from None
+        if (refused := self._unirun_missing_names(task)) is not None:
+            raise refused
+        spec = self._unirun_spec
+        pool = open_interpreters(self._max_workers, spec.initializer, spec.initargs)
+        self._unirun_stand_on(pool, self._max_workers, None)
 
     def _unirun_stand_on(self, pool: Executor, workers: int | None, short: Failure | None) -> None:
         for name in ("_broken", "_shutdown_thread"):  # of the stdlib's pool that was refused

@@ -19,13 +19,14 @@ from tests.autopatch import pairs
 from tests.autopatch.pairs import PROGRAMS, Pair
 from tests.autopatch.venvs import Venv
 from tests.hosts.fixtures import OnHost
+from tests.lower import lower
 
 #: What each host answers to those who ask it for a semaphore.
 SEMAPHORES: Final = {"sem-enosys": 38, "sem-enoent": 2, "sem-eacces": 13, "sem-enospc": 28, "shm-readonly": 30}
 #: What programs run in on a host that refuses them the stdlib's process pool.
 BACKENDS: Final = {
     **dict.fromkeys(SEMAPHORES, "pipes"),
-    "fork-refused": "threads",
+    "fork-refused": lower(),
     **dict.fromkeys(("threads-refused", "nothing", "nproc"), "inline"),
 }
 #: With a lock of multiprocessing's, `tqdm` fails on such hosts whatever pool it gets.
@@ -158,7 +159,7 @@ def test_on_a_host_that_refuses(
         assert found.warnings == []
     else:
         (warning,) = found.warnings
-        where = "inline" if BACKENDS[host] == "inline" else "in threads"
+        where = "inline" if BACKENDS[host] == "inline" else f"in {BACKENDS[host]}"
         assert warning.startswith(f"ProcessPoolExecutor runs {where}")
 
 

@@ -6,6 +6,7 @@ A column is what is asked for, by whom, and which rung serves it:
     compat-processes-fork  compat-processes-spawn  compat-processes-forkserver                     a drop-in, healthy
     compat-processes-on-pipes-fork  compat-processes-on-pipes-spawn  compat-processes-on-pipes-forkserver
     compat-processes-on-threads  compat-processes-on-inline                                        the same, lowered
+    compat-processes-on-interpreters  run-interpreters                                             from 3.14 on
     compat-threads  compat-threads-on-inline
     run-processes  run-processes-on-processes  run-threads  run-none                               the explicit API
 """
@@ -23,6 +24,7 @@ from typing import Any, Final, Literal
 import pytest
 
 import unirun
+from tests.lower import INTERPRETERS
 from unirun.compat.concurrent import futures as compat_futures
 from unirun.config import START_METHODS
 
@@ -47,8 +49,8 @@ class Column:
     """One way of getting an executor."""
 
     maker: Literal["stdlib", "compat", "run"]
-    flavor: Literal["processes", "threads", "none"]
-    rung: Literal["processes", "pipes", "threads", "inline"]
+    flavor: Literal["processes", "interpreters", "threads", "none"]
+    rung: Literal["processes", "pipes", "interpreters", "threads", "inline"]
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
 
     @property
@@ -64,13 +66,15 @@ class Column:
 
     @property
     def imitated(self) -> bool:
-        """Whether that rung runs tasks in this process, and so only imitates what was asked for."""
-        return self.lowered and self.rung in ("threads", "inline")
+        """Whether that rung runs tasks in this process, and so only imitates processes."""
+        return self.rung == "interpreters" or (self.lowered and self.rung in ("threads", "inline"))
 
     @property
     def traits(self) -> frozenset[str]:
         """What tests choose columns by."""
         traits = {self.maker, f"for-{self.flavor}", f"on-{self.rung}"}
+        if self.flavor == "interpreters":
+            traits.add("for-processes")  # where all of it holds, too
         if self.rung in ("processes", "pipes"):
             traits.add(self.start_method or multiprocessing.get_context().get_start_method())
         if self.start_method is not None:
@@ -95,7 +99,7 @@ class Column:
     @property
     def broken(self) -> type[BrokenExecutor]:
         """The error of a pool of this flavor that is not usable any more."""
-        return BrokenProcessPool if self.flavor == "processes" else BrokenThreadPool
+        return BrokenThreadPool if self.flavor == "threads" else BrokenProcessPool
 
     def open(
         self,
@@ -143,6 +147,8 @@ COLUMNS: Final = (
     Column(maker="run", flavor="processes", rung="processes"),
     Column(maker="run", flavor="threads", rung="threads"),
     Column(maker="run", flavor="none", rung="inline"),
+    *((Column(maker="compat", flavor="processes", rung="interpreters"),) if INTERPRETERS else ()),
+    *((Column(maker="run", flavor="interpreters", rung="interpreters"),) if INTERPRETERS else ()),
 )
 
 

@@ -196,7 +196,7 @@ def test_an_item_whose_class_cannot_be_hashed(pool: Executor) -> None:
         next(results)
 
 
-@across("for-processes", without=("stdlib", "on-threads", "on-inline"))
+@across("for-processes", without=("stdlib", "on-interpreters", "on-threads", "on-inline"))
 def test_a_crash_ends_the_iterator_and_not_the_program(pool: Executor) -> None:
     """Results of batches before it come first; the rest does not hang."""
     seen: list[int] = []
@@ -216,7 +216,7 @@ def test_an_interrupt_of_an_item_is_raised_at_its_place(pool: Executor) -> None:
     assert results == list(range(40))
 
 
-@across("for-processes", without=("on-threads", "on-inline"))
+@across("for-processes", without=("on-interpreters", "on-threads", "on-inline"))
 def test_long_items_behind_short_ones_are_shared(pool: Executor) -> None:
     """The batch that meets the first long one leaves the others to whoever is idle."""
     list(pool.map(partial(items.slow_from, 10**9), range(MANY)))

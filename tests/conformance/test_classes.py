@@ -21,7 +21,7 @@ from unirun.compat.concurrent import futures as compat_futures
 def test_every_executor_is_one(column: Column, pool: Executor) -> None:
     """And the flavor asked for shows in its class, whichever rung serves."""
     assert isinstance(pool, Executor)
-    assert isinstance(pool, concurrent.futures.ProcessPoolExecutor) == (column.flavor == "processes")
+    assert isinstance(pool, concurrent.futures.ProcessPoolExecutor) == (column.flavor in ("processes", "interpreters"))
     assert isinstance(pool, concurrent.futures.ThreadPoolExecutor) == (column.flavor == "threads")
     assert isinstance(pool.submit(tasks.add, 2, 3), Future)
 

@@ -87,7 +87,7 @@ def test_without_processes_nothing_is_copied(pool: Executor) -> None:
     assert items == [1, 2]
 
 
-@across("for-processes", "compat", without=("on-processes", "on-pipes"))
+@across("for-processes", "compat", without=("on-processes", "on-pipes", "on-interpreters"))
 def test_copying_can_be_turned_off(make: Make) -> None:
     """``isolation="share"``: the lower rung as it is, for arguments that are too large, or cannot be pickled."""
     pool = make(config=unirun.RuntimeConfig(isolation="share"))

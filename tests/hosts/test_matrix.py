@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.fixtures import OnHost, Outcome
+from tests.lower import lower
 from unirun.refusal import refused_start
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +31,10 @@ FORK: Refusal = ("start", "BlockingIOError", 11)
 THREAD: Refusal = ("start", "RuntimeError", None)
 #: What the three pools run in where worker processes serve: the stdlib's pool is first for its drop-in only.
 HEALTHY = ("pipes", "processes", "pipes")
-PIPES, THREADS, INLINE = ("pipes",) * 3, ("threads",) * 3, ("inline",) * 3
-NO_FORK = {"pipes": {FORK}, "processes": {FORK}, "threads": {THREAD}}
-NO_THREADS = {"pipes": {THREAD}, "processes": {THREAD}, "threads": {THREAD}}
-#: host: what each of the three pools runs in, and what each refused rung says.
+PIPES, LOWER, THREADS, INLINE = (("pipes",) * 3, ("lower",) * 3, ("threads",) * 3, ("inline",) * 3)
+NO_FORK = {"pipes": {FORK}, "processes": {FORK}, "interpreters": {THREAD}, "threads": {THREAD}}
+NO_THREADS = {"pipes": {THREAD}, "processes": {THREAD}, "interpreters": {THREAD}, "threads": {THREAD}}
+#: host: what each of the three pools runs in, and what each refused rung says. "lower" is what comes after processes.
 HOSTS: dict[str, tuple[tuple[str, str, str], dict[str, set[Refusal]]]] = {
     "healthy": (HEALTHY, {}),
     "sysconf-eperm": (HEALTHY, {}),
@@ -42,7 +43,7 @@ HOSTS: dict[str, tuple[tuple[str, str, str], dict[str, set[Refusal]]]] = {
     "sem-eacces": (PIPES, {"processes": {("construct", "PermissionError", 13)}}),
     "sem-enospc": (PIPES, {"processes": {("construct", "OSError", 28)}}),
     "shm-readonly": (PIPES, {"processes": {("construct", "OSError", 30)}}),
-    "fork-refused": (THREADS, NO_FORK),
+    "fork-refused": (LOWER, NO_FORK),
     # A pool over pipes has one thread, the stdlib's has two.
     "threads-refused-second": (("pipes", "inline", "inline"), NO_THREADS),
     "threads-refused": (INLINE, NO_THREADS),
@@ -69,10 +70,12 @@ def run(on_host: OnHost, host: str, argv: list[str], folder: Path, **options: An
     return outcome, json.loads(lines[0])
 
 
-def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], refusals: dict[str, set[Refusal]]) -> None:
+def check(
+    report: dict[str, Any], log: Path, method: str, backends: tuple[str, str, str], refusals: dict[str, set[Refusal]]
+) -> None:
     assert sorted(map(int, log.read_text().split())) == sorted([3, 1, 4, 1, 5, 9, 2, 6] * 3), "not once each"
     for part, backend in zip(PARTS, backends, strict=True):
-        found = report[part]
+        found, backend = report[part], lower(method) if backend == "lower" else backend
         decision = found["decision"]
         assert found["results"] == RESULTS
         assert decision["backend"] == backend
@@ -96,7 +99,7 @@ def check(report: dict[str, Any], log: Path, backends: tuple[str, str, str], ref
 def test_host(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
     """A guarded script."""
     _, report = run(on_host, host, [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
-    check(report, tmp_path / "log", *HOSTS[host])
+    check(report, tmp_path / "log", method, *HOSTS[host])
     assert {w["file"] for part in PARTS for w in report[part]["warnings"]} <= {str(PROGRAMS / "seed.py")}
 
 
@@ -115,8 +118,8 @@ def test_host(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
 def test_half_a_start(on_host: OnHost, tmp_path: Path, host: str, method: str, started: int) -> None:
     """The first pool runs with the workers that it got, if any, and says so; the next one gets none."""
     _, report = run(on_host, host, [str(PROGRAMS / "seed.py"), method, "log"], tmp_path)
-    first = "pipes" if started else "threads"
-    check(report, tmp_path / "log", (first, "threads", "threads"), NO_FORK)
+    first = "pipes" if started else "lower"
+    check(report, tmp_path / "log", method, (first, "lower", "lower"), NO_FORK)
     if method == "fork":
         decision = report["crunch"]["decision"]
         assert decision["workers"] == started
@@ -225,7 +228,7 @@ def test_a_lock_for_the_initializer(on_host: OnHost, tmp_path: Path, host: str, 
 def test_daemonic_parent(on_host: OnHost, tmp_path: Path, method: str) -> None:
     """Inside a worker of a `multiprocessing.Pool`."""
     _, report = run(on_host, "healthy", [str(PROGRAMS / "seed.py"), method, "log", "daemonic"], tmp_path)
-    check(report, tmp_path / "log", PIPES, {"processes": {("start", "AssertionError", None)}})
+    check(report, tmp_path / "log", method, PIPES, {"processes": {("start", "AssertionError", None)}})
 
 
 LATE = """
@@ -308,19 +311,19 @@ def test_script_on_standard_input(on_host: OnHost, tmp_path: Path, method: str) 
     _, report = run(on_host, "healthy", ["-", method, "log"], tmp_path, stdin=SEED)
     refusals: set[Refusal] = {("bootstrap", "FileNotFoundError", 2)}
     backends = HEALTHY if method == "fork" else THREADS
-    check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
+    check(report, tmp_path / "log", method, backends, dict.fromkeys(("pipes", "processes", "interpreters"), refusals))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("executable", ["", None, "/nowhere/python"])
 def test_embedded(on_host: OnHost, tmp_path: Path, method: str, executable: str | None) -> None:
-    """An interpreter inside of another program may not know its own file, and workers that do not fork run that."""
+    """An interpreter inside of another program may not know its own file, which workers that do not fork run."""
     script = tmp_path / "script.py"
     script.write_text(SEED.replace("import sys\n", f"import sys; sys.executable = {executable!r}\n"))
     _, report = run(on_host, "healthy", ["script.py", method, "log"], tmp_path)
     refusals: set[Refusal] = {("start", "FileNotFoundError", 2)}
-    backends = HEALTHY if method == "fork" else THREADS
-    check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
+    backends = HEALTHY if method == "fork" else LOWER
+    check(report, tmp_path / "log", method, backends, dict.fromkeys(("pipes", "processes", "interpreters"), refusals))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -341,7 +344,7 @@ def test_script_without_guard(on_host: OnHost, tmp_path: Path, method: str) -> N
             ("start", "BrokenPipeError", 32),
         }
     backends = HEALTHY if method == "fork" else THREADS
-    check(report, tmp_path / "log", backends, {"pipes": refusals, "processes": refusals})
+    check(report, tmp_path / "log", method, backends, dict.fromkeys(("pipes", "processes", "interpreters"), refusals))
     for refused in [report[part]["decision"]["refused"] for part in PARTS if method != "fork"]:
         assert "`if __name__ == '__main__':` guard" in refused[0]["message"]
 
@@ -366,7 +369,7 @@ def test_what_a_dead_fork_server_means(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("host", [host for host, (backends, _) in HOSTS.items() if backends in (THREADS, INLINE)])
+@pytest.mark.parametrize("host", [host for host, (backends, _) in HOSTS.items() if backends in (LOWER, INLINE)])
 def test_downgrades_as_errors(on_host: OnHost, tmp_path: Path, host: str, method: str) -> None:
     """UNIRUN_DOWNGRADE=error: each request fails before any of its tasks ran, and the error names what refused."""
     tmp_path.chmod(0o777)

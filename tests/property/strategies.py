@@ -37,6 +37,7 @@ def configs(draw: st.DrawFn) -> RuntimeConfig:
         start_method=draw(st.sampled_from([None, *START_METHODS])),
         downgrade=draw(st.sampled_from(["warn", "silent", "error"])),
         ladder=draw(ladders),
+        isolation=draw(st.sampled_from([None, "copy", "share"])),
     )
 
 
@@ -61,6 +62,7 @@ hosts = st.builds(
     daemonic=st.booleans(),
     bootstrapping=st.booleans(),
     subinterpreter=st.booleans(),
+    interpreters=st.booleans(),
     main=st.sampled_from(["importable", "missing", "interactive", "unready"]),
     executable=st.booleans(),
 )

@@ -37,7 +37,11 @@ def test_every_rung_is_tried_or_rejected_with_a_reason(request_: Request, config
 @given(requests, configs(), hosts)
 def test_never_picks_what_the_facts_exclude(request_: Request, config: RuntimeConfig, host: Host) -> None:
     plan = decide(request_, config, host)
-    assert "interpreters" not in plan.rungs
+    if "interpreters" in plan.rungs:
+        assert host.interpreters
+        assert not host.bootstrapping
+        assert host.main != "missing"
+        assert config.isolation != "share"
     if "processes" in plan.rungs:
         assert host.no_processes is None
         assert not host.daemonic
@@ -51,7 +55,7 @@ def test_never_picks_what_the_facts_exclude(request_: Request, config: RuntimeCo
 def test_a_request_for_shared_memory_never_gets_processes(request_: Request, config: RuntimeConfig, host: Host) -> None:
     plan = decide(request_, config, host)
     if plan.flavor in ("threads", "none"):
-        assert "processes" not in plan.rungs
+        assert not {"processes", "pipes", "interpreters"}.intersection(plan.rungs)
     if plan.flavor == "none":
         assert plan.rungs == ("inline",)
 
@@ -77,7 +81,9 @@ def test_without_a_ladder_of_ones_own_inline_always_serves(
 ) -> None:
     plan = decide(request_, config, host)
     if config.ladder is None:
-        assert sorted(plan.ladder) == sorted(LADDERS[plan.flavor])
+        without = not host.interpreters or plan.start_method == "fork" or config.isolation == "share"
+        left_out = {"interpreters"} if plan.flavor == "processes" and without else set()
+        assert sorted(plan.ladder) == sorted({*LADDERS[plan.flavor]} - left_out)
         assert plan.rungs[-1] == "inline"
     else:
         assert set(plan.ladder) <= {*config.ladder, *LADDERS[plan.flavor]}
@@ -165,6 +171,7 @@ WINDOWS = Host(
     daemonic=False,
     bootstrapping=False,
     subinterpreter=False,
+    interpreters=False,
     main="importable",
     executable=True,
 )

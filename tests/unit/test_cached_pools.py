@@ -150,7 +150,8 @@ def test_who_is_told_may_use_another_thread(ask: Callable[[], object]) -> None:
         if len(heard) == 1:
             in_time(lambda: unirun.submit(square, 3).result())
 
-    configure(force_process=False, cpu_bound=False, downgrade="error")  # no version has a backend for these yet
+    # Which interpreters cannot: another rung would have to serve.
+    configure(force_process=False, cpu_bound=False, downgrade="error", isolation="share")
     trace.add_listener(listen)
     try:
         with pytest.raises(DowngradeError):

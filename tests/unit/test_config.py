@@ -56,7 +56,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch, variable: s
         ("UNIRUN_MAX_WORKERS", "9" * 5000, "at least 1"),
         ("UNIRUN_START_METHOD", "clone", "'fork', 'spawn', 'forkserver'"),
         ("UNIRUN_DOWNGRADE", "loud", "'warn', 'silent', 'error'"),
-        ("UNIRUN_LADDER", "threads,rockets", "'processes', 'pipes', 'threads', 'inline'"),
+        ("UNIRUN_LADDER", "threads,rockets", "'processes', 'pipes', 'interpreters', 'threads', 'inline'"),
         ("UNIRUN_LADDER", "threads,threads", "each once"),
         ("UNIRUN_LADDER", ",", "one or more"),
         ("UNIRUN_TRACE", "1", '"stderr" or the path'),

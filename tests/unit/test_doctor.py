@@ -16,6 +16,7 @@ import pytest
 import unirun
 from tests.hosts.catalog import HOSTS
 from tests.hosts.fixtures import OnHost
+from tests.lower import INTERPRETERS
 from unirun import cli, doctor, host
 from unirun.config import FLAVORS, RuntimeConfig, resolve
 from unirun.host import Host
@@ -41,6 +42,7 @@ HEALTHY = Host(
     daemonic=False,
     bootstrapping=False,
     subinterpreter=False,
+    interpreters=False,
     main="importable",
     executable=True,
 )
@@ -230,7 +232,7 @@ def test_try_starts_everything_there_is() -> None:
     said = json.loads(done.stdout)
     alone = {each["subject"]: each for each in said["tries"] if each["alone"]}
     pools = [f"{rung} by {method}" for rung in ("processes", "pipes") for method in said["facts"]["start_methods"]]
-    assert list(alone) == [*pools, "threads", "inline"]
+    assert list(alone) == [*pools, *(["interpreters"] if INTERPRETERS else []), "threads", "inline"]
     for subject, each in alone.items():
         assert each["worked"], each
         assert each["own_process"] == (subject in pools)

@@ -22,6 +22,7 @@ import pytest
 
 import unirun
 from tests.hosts.fixtures import OnHost
+from tests.lower import lower
 from unirun import runner
 
 ROOT = Path(unirun.__file__).parents[1]
@@ -564,7 +565,7 @@ def test_strict_makes_a_downgrade_an_error(on_host: OnHost, tmp_path: Path) -> N
     write(tmp_path / "app.py", POOL)
     status, out, err = on_a_host(on_host, "fork-refused", ["app.py", "--strict"], tmp_path)
     assert (status, out) == (0, "3 ['--strict']\n")
-    assert "app.py:6: DowngradeWarning: ProcessPoolExecutor runs in threads" in err
+    assert f"app.py:6: DowngradeWarning: ProcessPoolExecutor runs in {lower()}" in err
     status, out, err = on_a_host(on_host, "fork-refused", ["--strict", "app.py"], tmp_path, UNIRUN_DOWNGRADE="silent")
     assert (status, out) == (1, "")
     assert "unirun.errors.DowngradeError: ProcessPoolExecutor cannot be served as asked" in err
@@ -576,7 +577,7 @@ def test_trace_says_each_decision(on_host: OnHost, tmp_path: Path) -> None:
         on_host, "fork-refused", ["--trace", "app.py", "a"], tmp_path, UNIRUN_DOWNGRADE="silent"
     )
     assert (status, out) == (0, "3 ['a']\n")
-    assert err.startswith("unirun: ProcessPoolExecutor runs in threads (2 workers); ")
+    assert err.startswith(f"unirun: ProcessPoolExecutor runs in {lower()} (2 workers); ")
     assert "processes refused (BlockingIOError: [Errno 11]" in err
     assert err.count("\n") == 1
 
@@ -671,9 +672,9 @@ def test_summary_counts_the_pools_of_all_processes(tmp_path: Path) -> None:
 def test_summary_says_why_it_was_not_the_first_rung(on_host: OnHost, tmp_path: Path) -> None:
     write(tmp_path / "app.py", POOL)
     for words, served, status in (
-        (["--summary"], "threads (2 workers)", 0),
+        (["--summary"], f"{lower()} (2 workers)", 0),
         (["--strict", "--summary"], "nowhere", 1),
-        (["--summary", "--trace"], "threads (2 workers)", 0),
+        (["--summary", "--trace"], f"{lower()} (2 workers)", 0),
     ):
         done = on_a_host(on_host, "fork-refused", [*words, "app.py"], tmp_path, UNIRUN_DOWNGRADE="silent")
         assert done[0] == status
@@ -681,7 +682,7 @@ def test_summary_says_why_it_was_not_the_first_rung(on_host: OnHost, tmp_path: P
         assert last[0] == "unirun: 1 pool was asked for"
         assert re.search(rf"1 x ProcessPoolExecutor, .*app.py:6  {re.escape(served)}  processes refused \(", last[1])
         assert "[Errno 11] Resource temporarily unavailable, at start)" in last[1]
-        assert ("unirun: ProcessPoolExecutor runs in threads" in done[2]) == ("--trace" in words)
+        assert (f"unirun: ProcessPoolExecutor runs in {lower()}" in done[2]) == ("--trace" in words)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import unirun
+from tests.lower import lower
 
 PROGRAM = """
 import os, sys, warnings
@@ -25,7 +26,7 @@ with ProcessPoolExecutor(2) as pool:
     mine = [3, 1, 2]
     assert pool.submit(sorted, mine).result() == [1, 2, 3]
     assert list(pool.map(pow, [1, 2, 3], [2, 2, 2], chunksize=2)) == [1, 4, 9]
-    assert pool.decision.backend == "threads"
+    assert pool.decision.backend == os.environ["LOWER"]
     refused = [(each.backend, each.stage, each.error) for each in pool.decision.refused]
     assert refused == [(rung, "import", "ModuleNotFoundError") for rung in ("processes", "pipes")], refused
 for wrong, error in (({"max_workers": 0}, ValueError), ({"initializer": 3}, TypeError)):
@@ -49,6 +50,6 @@ def test_python_without_multiprocessing() -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(unirun.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(unirun.__file__).parents[1]), "LOWER": lower()},
     )
     assert answer.stdout == "right\n", answer.stderr

@@ -51,6 +51,9 @@ DECISION = DecisionTrace(
     where="app.py:7",
 )
 
+#: With these a request for interpreters is served by another rung, whatever the Python: they cannot share objects.
+REFUSED = RuntimeConfig(isolation="share")
+
 
 def test_a_decision_in_words() -> None:
     assert DECISION.render() == (
@@ -128,7 +131,7 @@ def test_every_decision_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="unirun"):
         with Run(flavor="none") as executor:
             executor.submit(square, 1)
-        with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent")) as executor:
+        with Run(flavor="interpreters", config=REFUSED.replace(downgrade="silent")) as executor:
             executor.submit(square, 1)
     told = [(r.levelno, r.getMessage().partition(" by ")[0][:20]) for r in caplog.records if r.name == "unirun"]
     assert told == [(logging.DEBUG, "Run runs inline, in "), (logging.INFO, "Run runs in pipes")]
@@ -170,7 +173,7 @@ def test_a_trace_that_cannot_be_written_is_logged(
 def test_the_warning_points_at_the_users_line_once_per_pool() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with Run(flavor="interpreters", max_workers=1) as executor:
+        with Run(flavor="interpreters", config=REFUSED, max_workers=1) as executor:
             here = sys._getframe().f_lineno - 1
             assert list(executor.map(square, range(4))) == [0, 1, 4, 9]
     caught = [w for w in caught if not issubclass(w.category, DeprecationWarning)]
@@ -188,13 +191,14 @@ def test_a_program_s_tests_may_replace_what_tells_of_the_stack(monkeypatch: pyte
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_silent_says_nothing_and_error_raises_before_any_task(tmp_path: Path) -> None:
-    with Run(flavor="interpreters", config=RuntimeConfig(downgrade="silent"), max_workers=1) as executor:
+    with Run(flavor="interpreters", config=REFUSED.replace(downgrade="silent"), max_workers=1) as executor:
         assert executor.submit(square, 2).result() == 4
     with (
         pytest.raises(
-            DowngradeError, match=r"interpreters refused .* at import.*pipes, processes, threads, inline not tried"
+            DowngradeError,
+            match=r"interpreters refused .* at (import|construct).*pipes, processes, threads, inline not tried",
         ),
-        Run(flavor="interpreters", config=RuntimeConfig(downgrade="error")),
+        Run(flavor="interpreters", config=REFUSED.replace(downgrade="error")),
     ):
         pytest.fail("the block ran")
 
@@ -204,7 +208,7 @@ def test_a_warning_made_an_error_runs_nothing_and_loses_nothing(tmp_path: Path) 
     mark = tmp_path / "mark"
     with warnings.catch_warnings():
         warnings.simplefilter("error", DowngradeWarning)
-        with Run(flavor="interpreters", max_workers=1) as executor:
+        with Run(flavor="interpreters", config=REFUSED, max_workers=1) as executor:
             for _ in range(2):
                 with pytest.raises(DowngradeWarning):
                     executor.submit(Path.touch, mark)
@@ -218,7 +222,7 @@ def test_a_warning_made_an_error_runs_nothing_and_loses_nothing(tmp_path: Path) 
 def test_a_decision_that_nobody_accepted_is_told_at_the_end() -> None:
     with warnings.catch_warnings(), observe_decisions() as seen:
         warnings.simplefilter("error", DowngradeWarning)
-        with Run(flavor="interpreters", max_workers=1) as executor, pytest.raises(DowngradeWarning):
+        with Run(flavor="interpreters", config=REFUSED, max_workers=1) as executor, pytest.raises(DowngradeWarning):
             executor.submit(square, 2)
     assert [decision.settled for decision in seen] == [False]
 
@@ -236,8 +240,8 @@ def test_the_seeds_words_about_the_warning_hold() -> None:
 def test_python_dash_c_is_the_users_line() -> None:
     code = (
         "import warnings\n"
-        "from unirun import Run\n"
-        "with Run(flavor='interpreters', max_workers=1) as e:\n"
+        "from unirun import Run, RuntimeConfig\n"
+        "with Run(flavor='interpreters', config=RuntimeConfig(isolation='share'), max_workers=1) as e:\n"
         "    print(e.submit(abs, -3).result())\n"
     )
     answer = subprocess.run(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from concurrent.futures import BrokenExecutor, Future
     from typing import Any, Final
 
-__all__ = ["Lowered", "LoweredState", "Semantics", "mentions_main"]
+__all__ = ["LOGGER", "Lowered", "LoweredState", "Semantics", "leaving_signals", "mentions_main", "pickled_call"]
 
 #: The stdlib's pools report a failed initializer here.
 LOGGER: Final = logging.getLogger("concurrent.futures")
@@ -76,13 +76,7 @@ class Lowered(Executor):
         state.check()
         if not state.semantics.copy:
             return self._inner.submit(state.run_shared, fn, args, kwargs)
-        try:
-            call = fn, args, kwargs
-            payload: bytes | BaseException = _dumps_by_value(call) if state.semantics.by_value else dumps(call)
-        except Exception as error:
-            set_cause(error, "".join(traceback.format_exception(error)))
-            payload = error.with_traceback(None)
-        return self._inner.submit(state.run_copied, payload)
+        return self._inner.submit(state.run_copied, pickled_call((fn, args, kwargs), state.semantics.by_value))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._inner.shutdown(wait, cancel_futures=cancel_futures)
@@ -172,7 +166,7 @@ class LoweredState:
             try:
                 initializer, initargs = self._initialize()
                 if self.semantics.child:
-                    self._context.run(_apart, _leaving_signals, (initializer, *initargs), {})
+                    self._context.run(_apart, leaving_signals, (initializer, *initargs), {})
                 elif self.semantics.apart:
                     self._context.run(_apart, initializer, initargs, {})
                 else:
@@ -219,6 +213,20 @@ def _initialization(semantics: Semantics) -> Callable[[], Any]:
         else:
             return lambda: loads(pickled)
     return lambda: given
+
+
+def pickled_call(call: tuple[Any, ...], by_value: bool) -> bytes | BaseException:
+    """Pickle a function with its arguments; return the error of what cannot be, as its future is to have it.
+
+    Args:
+        call: The function, its arguments and its keyword arguments.
+        by_value: What cannot be pickled by name may be by value, if that is installed.
+    """
+    try:
+        return _dumps_by_value(call) if by_value else dumps(call)
+    except Exception as error:
+        set_cause(error, "".join(traceback.format_exception(error)))
+        return error.with_traceback(None)
 
 
 def _dumps_by_value(call: tuple[Any, ...]) -> bytes:
@@ -299,7 +307,7 @@ _signal_lock = threading.Lock()  # guards _initializing and the function in its 
 _set_handler: Callable[..., Any] | None = None
 
 
-def _leaving_signals(initializer: Callable[..., object], *arguments: Any) -> None:
+def leaving_signals(initializer: Callable[..., object], *arguments: Any) -> None:
     """Call an initializer, and skip its calls of ``signal.signal``: those of this thread, and only of this one.
 
     "Ignore SIGINT" is what an initializer does so that Ctrl-C reaches the program and not its workers. In this process

@@ -12,7 +12,7 @@ from unirun.kinship import stdlib_class
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
+    from concurrent.futures import BrokenExecutor, Future
     from typing import Any
 
     from unirun.refusal import Failure
@@ -56,8 +56,12 @@ class GuardedThreadPool(_Base):
             self._broken = why  # first, as above
         for future in self._unirun_pending():
             if future.set_running_or_notify_cancel():
-                future.set_exception(concurrent.futures.thread.BrokenThreadPool(why))
+                future.set_exception(self._unirun_error(why))
         super()._initializer_failed()
+
+    def _unirun_error(self, why: str) -> BrokenExecutor:
+        """Return the error of a pool whose initializer failed."""
+        return concurrent.futures.thread.BrokenThreadPool(why)
 
     def _unirun_pending(self) -> Iterator[Future[Any]]:
         """Take out what no thread has begun, one by one; without the lock that a callback's ``submit`` needs."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from itertools import count, takewhile
+from types import SimpleNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     #: The number of a worker, and when it has left something.
     Left: TypeAlias = tuple[int, int]
 
-__all__ = ["Heard", "leave", "numbers", "waits"]
+__all__ = ["Heard", "leave", "numbers", "single", "waits"]
 
 #: For tasks, in the order in which they are submitted. What has come back keeps its own.
 numbers: count[int] = count(1)
@@ -61,7 +62,7 @@ class Heard:
             self._times.pop(old, None)
 
 
-# In a worker: a process, or a thread of a pool that has come down to threads.
+# In a worker: a process, an interpreter, or a thread of a pool that has come down to threads.
 
 _times = count(1)
 #: So much is remembered of an executor: as much as there may be of which a map has not heard that has much on its way.
@@ -70,8 +71,8 @@ _LEFT: Final = 256
 _MOST: Final = 8
 
 
-class _Worker(threading.local):
-    """What this worker has left."""
+class _Worker:
+    """What a worker has left."""
 
     def __init__(self) -> None:
         self.process: int = os.getpid()
@@ -81,13 +82,27 @@ class _Worker(threading.local):
         self.left: dict[Whose, tuple[tuple[int, Place], ...]] = {}
 
 
-_worker = _Worker()
+class _Workers(threading.local):
+    """The worker that the calling thread is."""
+
+    def __init__(self) -> None:
+        self.me = _Worker()
+
+
+_workers: _Workers | SimpleNamespace = _Workers()
+
+
+def single() -> None:
+    """Take note that all threads here are one worker: an interpreter, in which each call has a new thread's values."""
+    global _workers
+    _workers = SimpleNamespace(me=_Worker())
 
 
 def _me() -> _Worker:
-    if _worker.process != os.getpid():  # a fork of a worker is another one
-        _worker.__init__()  # type: ignore[misc]
-    return _worker
+    if _workers.me.process != os.getpid():  # a fork of a worker is another one
+        _workers.me = _Worker()
+    me: _Worker = _workers.me
+    return me
 
 
 def leave(place: Place, news: News) -> Left:
@@ -103,7 +118,7 @@ def leave(place: Place, news: News) -> Left:
 def waits(place: Place, news: News) -> bool:
     """Tell whether an item that was sent with some news may wait for what was left here."""
     whose, times = news
-    if whose not in _worker.left:
+    if whose not in _workers.me.left:
         return False
     me = _me()
     last = times.get(me.number, 0)
