@@ -1,7 +1,9 @@
 """Interpreters as workers: when they cannot serve, what they are, and that nothing of them is left."""
 
 import gc
+import importlib
 import os
+import secrets
 import sys
 import textwrap
 import threading
@@ -121,17 +123,18 @@ def test_many_threads_submit_at_once() -> None:
 def test_a_module_that_has_changed_is_not_served_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cached pools of interpreters imported it, as worker processes would have."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "changing.py").write_text("def answer(): return 'old'\n")
-    changing: Any = __import__("changing")
-    config = ALONE.replace(force_process=True)
-    unirun.configure(config)
+    name = f"changing_{secrets.token_hex(8)}"  # which modules there are is looked for again where there are other names
+    file = tmp_path / f"{name}.py"
+    file.write_text("def answer(): return 'old'\n")
+    changing: Any = importlib.import_module(name)
+    unirun.configure(ALONE.replace(force_process=True))
     try:
         assert unirun.submit(changing.answer).result(PATIENCE) == "old"
-        (tmp_path / "changing.py").write_text("def answer(): return 'the new one'\n")
+        file.write_text("def answer(): return 'the new one'\n")
         time.sleep(2 * leases.FILES_SECONDS)
         assert unirun.submit(changing.answer).result(PATIENCE) == "the new one"
     finally:
-        del sys.modules["changing"]
+        del sys.modules[name]
 
 
 # When they cannot serve
