@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import unirun
+from tests.conformance.columns import COUNTED
 from tests.conformance.tasks import PATIENCE
 from tests.hosts.fixtures import OnHost
 from tests.lower import INTERPRETERS
@@ -65,15 +66,15 @@ def test_each_worker_has_modules_of_its_own() -> None:
     with scope(max_workers=1) as executor:
         assert [executor.submit(count).result(PATIENCE) for _ in range(3)] == [1, 2, 3]
         assert executor.submit(os.getpid).result(PATIENCE) == os.getpid()
-    assert COUNTED == [0]
+    assert TALLY == [0]
 
 
-COUNTED = [0]
+TALLY = [0]
 
 
 def count() -> int:
-    COUNTED[0] += 1
-    return COUNTED[0]
+    TALLY[0] += 1
+    return TALLY[0]
 
 
 @needed
@@ -254,12 +255,22 @@ def test_a_python_without_them() -> None:
 
 
 @needed
+@COUNTED
 def test_a_pool_that_is_dropped_ends() -> None:
-    """Nobody holds it: its threads end, and close their interpreters. The fixture waits for that."""
+    """As soon as nobody holds it: its threads end, and close their interpreters."""
     unirun.configure(ALONE)
-    pool = ProcessPoolExecutor(2)
-    assert pool.submit(square, 3).result(PATIENCE) == 9
-    del pool
+    gc.disable()
+    try:
+        pool = ProcessPoolExecutor(2)
+        assert pool.submit(square, 3).result(PATIENCE) == 9
+        assert alive() == 1
+        del pool
+        deadline = time.monotonic() + PATIENCE
+        while alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert alive() == 0
+    finally:
+        gc.enable()
 
 
 @needed

@@ -44,15 +44,16 @@ __all__ = ["InterpreterPool", "open_interpreters"]
 _FIND: Final = "import sys\nsys.path[:] = path\ndel path"
 
 
-class _Birth:
-    """What each worker of a pool is made by.
+class _Supply:
+    """Makes a pool's workers, and keeps those that have no thread yet.
 
     Args:
         initializer: The user's initializer, or ``None``.
         initargs: Its arguments.
 
     Attributes:
-        pool: A weak reference to it.
+        pool: A weak reference to the pool: a thread's worker must not keep it.
+        given: The worker for which a thread is being started. As all else of that, it is guarded by the stdlib's lock.
 
     Raises:
         Refused: The arguments cannot be copied, as those that a process is started with: they may be shared by threads.
@@ -61,7 +62,10 @@ class _Birth:
     def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
         from multiprocessing import spawn
 
-        self.pool: Callable[[], InterpreterPool | None]
+        self.pool: Callable[[], InterpreterPool | None] = lambda: None
+        self.given: _Worker | None = None
+        # Changed by single steps: one thread makes workers, another one may shut the pool down.
+        self._spare: list[_Worker] = []
         try:
             prepared: Any = spawn.get_preparation_data("unirun worker")
         except Exception as error:  # it looks at the main module, and at the current directory
@@ -75,6 +79,34 @@ class _Birth:
         except Exception as error:
             raise Refused("start", error) from None
 
+    def __bool__(self) -> bool:
+        """Tell whether there is a worker."""
+        return bool(self._spare)
+
+    def make(self) -> None:
+        """Make a worker.
+
+        Raises:
+            Refused: There can be none.
+        """
+        self._spare.append(_Worker(self))
+
+    def take(self) -> _Worker:
+        """Return a worker for a new thread."""
+        try:
+            self.given = self._spare.pop()
+        except IndexError:  # a signal handler has submitted meanwhile
+            self.given = _Worker(self)
+        return self.given
+
+    def close(self) -> None:
+        """Close the workers that no thread will get."""
+        try:
+            while True:
+                self._spare.pop().finalize()
+        except IndexError:
+            pass
+
 
 class _Worker:
     """A worker's interpreter, and what the stdlib's thread does with it: the context of ``ThreadPoolExecutor``.
@@ -85,7 +117,7 @@ class _Worker:
         Refused: It cannot be made, or cannot become a worker. Nothing of it is left.
     """
 
-    def __init__(self, birth: _Birth) -> None:
+    def __init__(self, supply: _Supply) -> None:
         from concurrent import interpreters  # type: ignore[attr-defined, unused-ignore]
 
         try:
@@ -96,7 +128,7 @@ class _Worker:
         try:
             self._interpreter.prepare_main(path=tuple(each for each in sys.path if isinstance(each, str)))
             self._interpreter.exec(_FIND)
-            why = self._interpreter.call(begin, birth.prepared, birth.extensions)
+            why = self._interpreter.call(begin, supply.prepared, supply.extensions)
         except interpreters.InterpreterError as error:
             why = str(error)
         finally:
@@ -104,8 +136,8 @@ class _Worker:
                 self._interpreter.close()
         if why is not None:
             raise Refused("bootstrap", interpreters.InterpreterError(why))
-        self._birth = birth
-        self._initialized = birth.initializer is None
+        self._supply = supply
+        self._initialized = supply.initializer is None
 
     def initialize(self) -> None:
         """Do nothing: the user's initializer comes with the first task of the user's."""
@@ -139,13 +171,13 @@ class _Worker:
         if self._initialized:
             return
         self._initialized = True
-        raised = self._interpreter.call(initialize, self._birth.initializer)
+        raised = self._interpreter.call(initialize, self._supply.initializer)
         if raised is None:
             return
         packed, text = _loads(raised)
         error = unpack(packed, text, BrokenProcessPool)
         LOGGER.critical("Exception in initializer:", exc_info=error)
-        pool = self._birth.pool()
+        pool = self._supply.pool()
         if pool is not None:
             pool._initializer_failed()
         raise BrokenProcessPool("the initializer failed, the pool is not usable anymore")
@@ -156,18 +188,18 @@ class InterpreterPool(GuardedThreadPool):
 
     BROKEN = BrokenProcessPool  # it serves where processes are asked for
 
-    def __init__(self, workers: int, birth: _Birth) -> None:
-        self._unirun_birth = birth
-        birth.pool = weakref.ref(self)
-        # Workers that have no thread yet. Who adds one has the lock below; to take one is a single step.
-        self._unirun_spare: list[_Worker] = []
-        # The one for which a thread is being started. As all else of that, it is guarded by the stdlib's lock.
-        self._unirun_given: _Worker | None = None
+    def __init__(self, workers: int, supply: _Supply) -> None:
+        self._unirun_supply = supply
+        supply.pool = weakref.ref(self)
         # Guards that a submit for which a worker is made is the one that gets it. Reentrant: a signal handler submits.
         self._unirun_submitting = threading.RLock()
-        super().__init__(workers, "unirun-interpreter")
-        self._create_worker_context = self._unirun_worker
-        self._resolve_work_item_task = _payload
+        context: Any = {"supply": supply}  # for what is below, from 3.14 on
+        super().__init__(workers, "unirun-interpreter", **context)
+
+    @classmethod
+    def prepare_context(cls, initializer: object, initargs: object, *, supply: _Supply) -> tuple[Any, Any]:
+        """Return what makes a thread's worker, and what makes a task of a submitted function: as the stdlib asks."""
+        return supply.take, _payload
 
     @property
     def short(self) -> Failure | None:
@@ -189,7 +221,7 @@ class InterpreterPool(GuardedThreadPool):
         Raises:
             Refused: It cannot be started.
         """
-        self._unirun_spare.append(_Worker(self._unirun_birth))
+        self._unirun_supply.make()
         self._unirun_start(_in_worker, (None,), {})
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -198,25 +230,25 @@ class InterpreterPool(GuardedThreadPool):
             if self._unirun_needs_worker():
                 # Before the call: the stdlib would make it with a lock held that is that of all thread pools.
                 try:
-                    self._unirun_spare.append(_Worker(self._unirun_birth))
+                    self._unirun_supply.make()
                 except Refused as refused:
                     self._unirun_fewer(failure("interpreters", refused.stage, refused.error))
             try:
                 return super().submit(_in_worker, payload)
             finally:
                 if self._shutdown:  # by another thread, meanwhile
-                    self._unirun_close()
+                    self._unirun_supply.close()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)
-        self._unirun_close()
+        self._unirun_supply.close()
 
     def _adjust_thread_count(self) -> None:
         before = len(self._threads)
         try:
             super()._adjust_thread_count()
         finally:
-            given, self._unirun_given = self._unirun_given, None
+            given, self._unirun_supply.given = self._unirun_supply.given, None
             if given is not None and len(self._threads) == before:
                 given.finalize()  # there is no thread that would
         if self._unirun_short is not None:
@@ -230,27 +262,13 @@ class InterpreterPool(GuardedThreadPool):
         self._unirun_short = why
         self._max_workers = len(self._threads)
 
-    def _unirun_close(self) -> None:
-        """Close the workers that no thread will get."""
-        while self._unirun_spare:
-            self._unirun_spare.pop().finalize()
-
     def _unirun_needs_worker(self) -> bool:
         """Tell whether the next task is to have a new worker, and there is none for it."""
-        if self._unirun_spare or self._shutdown or self._broken or len(self._threads) >= self._max_workers:
+        if self._unirun_supply or self._shutdown or self._broken or len(self._threads) >= self._max_workers:
             return False
         if idle := self._idle_semaphore.acquire(blocking=False):
             self._idle_semaphore.release()
         return not idle
-
-    def _unirun_worker(self) -> _Worker:
-        """Return a worker for a new thread."""
-        try:
-            worker = self._unirun_spare.pop()
-        except IndexError:  # a signal handler has submitted meanwhile
-            worker = _Worker(self._unirun_birth)
-        self._unirun_given = worker
-        return worker
 
 
 def open_interpreters(
@@ -271,7 +289,7 @@ def open_interpreters(
         import multiprocessing.spawn  # noqa: F401
     except ImportError as error:
         raise Refused("import", error) from None
-    pool = InterpreterPool(workers, _Birth(initializer, initargs))
+    pool = InterpreterPool(workers, _Supply(initializer, initargs))
     try:
         pool.open()
     except BaseException:
