@@ -353,8 +353,8 @@ def _ensure_reaper() -> None:
     global _reaper
     if _reaper is not None and _reaper.is_alive():
         return
-    reaper = threading.Thread(target=_reap, name="unirun-idle", daemon=True)
     try:
+        reaper = threading.Thread(target=_reap, name="unirun-idle", daemon=True)
         reaper.start()
     except RuntimeError:
         return  # no threads here, or no daemon threads in this interpreter: the pools then end at reset() or at exit

@@ -260,12 +260,13 @@ class ProcessPoolExecutor(BatchingExecutor, GuardedProcessPool):
     def _unirun_descend_to_interpreters(self, task: tuple[Any, ...]) -> None:
         try:
             from unirun.backends.interpreters.pool import open_interpreters
+            from unirun.backends.pipes.by_value import by_value
         except (ImportError, OSError) as error:  # no descriptor is left to read it by
             raise Refused("import", error) from None
-        if (refused := self._unirun_missing_names(task)) is not None:
+        interactive = self._unirun_opening.facts.main == "interactive"
+        if interactive and (refused := self._unirun_missing_names(() if by_value() is not None else task)) is not None:
             raise refused
-        spec = self._unirun_spec
-        pool = open_interpreters(self._max_workers, spec.initializer, spec.initargs)
+        pool = open_interpreters(self._max_workers, self._unirun_semantics(), interactive)
         self._unirun_stand_on(pool, self._max_workers, None)
 
     def _unirun_stand_on(self, pool: Executor, workers: int | None, short: Failure | None) -> None:

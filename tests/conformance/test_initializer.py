@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.thread import BrokenThreadPool
+from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
@@ -189,6 +192,40 @@ def test_a_cancelled_task_keeps_no_other_from_failing_with_it(column: Column, ma
     assert futures[1].cancel()
     gate.open()
     assert {type(future.exception(PATIENCE)) for future in futures if not future.cancelled()} == {column.broken}
+
+
+@across("for-threads", "on-threads", without=("stdlib", "run"))
+def test_one_that_fails_after_the_shutdown_lets_the_other_threads_end(make: Make) -> None:
+    """What tells them to end is among what it takes out. In the stdlib they wait for ever."""
+    calls = count()
+    busy, starting, failing, held = (threading.Event() for _ in range(4))
+
+    def fail_the_second_time() -> None:
+        if next(calls):
+            starting.set()
+            failing.wait(PATIENCE)
+            raise ValueError
+
+    def hold() -> None:
+        busy.set()
+        held.wait(PATIENCE)
+
+    pool: Any = make(2, initializer=fail_the_second_time)
+    first = pool.submit(hold)
+    assert busy.wait(PATIENCE)
+    second = pool.submit(tasks.add, 2, 3)
+    assert starting.wait(PATIENCE)
+    pool.shutdown(wait=False)
+    failing.set()
+    assert type(second.exception(PATIENCE)) is BrokenThreadPool
+    threads = [thread for thread in pool._threads if thread.is_alive()]
+    while len([thread for thread in threads if thread.is_alive()]) > 1:
+        time.sleep(tasks.TICK)  # until the one has ended whose initializer failed
+    held.set()
+    assert first.result(PATIENCE) is None
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def hold_and_fail(gate: Gate) -> None:

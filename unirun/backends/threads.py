@@ -51,13 +51,23 @@ class GuardedThreadPool(_Base):
         super().shutdown(wait)  # again, as what wakes the threads was taken out, too
 
     def _initializer_failed(self) -> None:
-        why: Any = "A thread initializer failed, the thread pool is not usable anymore"
+        self._unirun_break("A thread initializer failed, the thread pool is not usable anymore")
+        super()._initializer_failed()
+        self._unirun_wake()  # again, as this has taken out what was there
+
+    def _unirun_break(self, why: Any) -> None:
+        """Fail what waits; nothing more is taken."""
         with self._shutdown_lock:
             self._broken = why  # first, as above
         for future in self._unirun_pending():
             if future.set_running_or_notify_cancel():
                 future.set_exception(self._unirun_error(why))
-        super()._initializer_failed()
+        self._unirun_wake()
+
+    def _unirun_wake(self) -> None:
+        """Have the threads look whether they are to end: what says so may have been taken out with what waited."""
+        queue: Any = self._work_queue
+        queue.put(None)
 
     def _unirun_error(self, why: str) -> BrokenExecutor:
         """Return the error of a pool whose initializer failed."""

@@ -4,10 +4,11 @@
 
 Guarantees:
     A worker is prepared as one that is spawned: by `sys.path`, `sys.argv` and the main module. It is ready when that is
-    done; then the user's initializer runs in it.
-    What the program has loaded can be loaded in a worker. Else the backend is refused: most extension modules that are
-    not Python's own do not let themselves be loaded in a sub-interpreter.
+    done; then, before its first task, the user's initializer runs in it.
+    An extension module that the program has loaded can be loaded in a worker. Else the backend is refused: most that
+    are not Python's own, and some that are, do not let themselves be loaded in a sub-interpreter.
     A worker that cannot be made is an error only while there is none at all.
+    All that is done in an interpreter is done by its worker's thread: who waits for one can be interrupted.
 
 Does not promise:
     That a task can load what the program has not loaded: that is the task's ImportError.
@@ -16,136 +17,117 @@ Does not promise:
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import sys
 import threading
+import traceback
 import weakref
-from importlib.machinery import ExtensionFileLoader
+from concurrent.futures import Future
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from types import ModuleType
 
 from unirun.backends.interpreters.worker import begin, initialize, run
 from unirun.backends.lowered import LOGGER, pickled_call
 from unirun.backends.processes import BrokenProcessPool
 from unirun.backends.raised import unpack, words
+from unirun.backends.ready import PATIENCE
 from unirun.backends.threads import GuardedThreadPool
-from unirun.pickling import dumps
-from unirun.refusal import Refused, failure
+from unirun.pickling import dumper, dumps, dumps_by
+from unirun.refusal import Refused, failure, is_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import BrokenExecutor, Future
+    from concurrent.futures import BrokenExecutor
     from typing import Any, Final
 
+    from unirun.backends.lowered import Semantics
     from unirun.refusal import Failure
 
 __all__ = ["InterpreterPool", "open_interpreters"]
 
-#: What a new interpreter runs before it can import anything of ours.
-_FIND: Final = "import sys\nsys.path[:] = path\ndel path"
+_stdlib: Any = concurrent.futures.thread
+#: Refuses, and is loaded by debuggers and consoles. No task has a prompt.
+_PROMPT: Final = "readline"
+#: What a new interpreter runs before anything of ours can be called there.
+_FIND: Final = "import sys\nsys.path[:] = path\ndel path\nimport unirun.backends.interpreters.worker"
 
 
-class _Supply:
-    """Makes a pool's workers, and keeps those that have no thread yet.
+class _Birth:
+    """What each worker of a pool is made by.
 
     Args:
-        initializer: The user's initializer, or ``None``.
-        initargs: Its arguments.
-
-    Attributes:
-        pool: A weak reference to the pool: a thread's worker must not keep it.
-        given: The worker for which a thread is being started. As all else of that, it is guarded by the stdlib's lock.
+        semantics: What the pool owes the request.
+        interactive: Workers cannot import the main module; what refers to it goes by value, if it can.
 
     Raises:
-        Refused: The arguments cannot be copied, as those that a process is started with: they may be shared by threads.
+        Refused: The initializer's arguments cannot be copied, but only be passed on to a new process, and to threads.
     """
 
-    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-        from multiprocessing import spawn
+    def __init__(self, semantics: Semantics, interactive: bool) -> None:
+        from multiprocessing import resource_tracker, spawn
 
-        self.pool: Callable[[], InterpreterPool | None] = lambda: None
-        self.given: _Worker | None = None
-        # Changed by single steps: one thread makes workers, another one may shut the pool down.
-        self._spare: list[_Worker] = []
         try:
             prepared: Any = spawn.get_preparation_data("unirun worker")
-        except Exception as error:  # it looks at the main module, and at the current directory
+            given = semantics.initializer, semantics.initargs
+            # Each worker loads it.
+            self.initializer = None if semantics.initializer is None else dumper(lasting=True)(given)
+        except Exception as error:  # the former looks at the main module, and at the current directory
             raise Refused("start", error) from None
         prepared["authkey"] = bytes(prepared["authkey"])  # for connections to managers
+        prepared["sys_path"] = paths = [str.__str__(each) for each in prepared["sys_path"] if isinstance(each, str)]
         del prepared["dir"]  # it is this process
+        tracker: Any = resource_tracker
+        try:
+            # Else each interpreter has one of its own, which takes its shared memory away as it ends.
+            used = "multiprocessing.shared_memory" in sys.modules
+            self.tracker = tracker.getfd() if used else tracker._resource_tracker._fd
+        except OSError:  # there can be no process, and then a task that needs it is told
+            self.tracker = None
+        self.paths = tuple(paths)  # none of a class of the program's, which would have to be found first
         self.prepared = dumps(prepared)
         self.extensions = _extensions()
-        try:
-            self.initializer = None if initializer is None else dumps((initializer, initargs))
-        except Exception as error:
-            raise Refused("start", error) from None
-
-    def __bool__(self) -> bool:
-        """Tell whether there is a worker."""
-        return bool(self._spare)
-
-    def make(self) -> None:
-        """Make a worker.
-
-        Raises:
-            Refused: There can be none.
-        """
-        self._spare.append(_Worker(self))
-
-    def take(self) -> _Worker:
-        """Return a worker for a new thread."""
-        try:
-            self.given = self._spare.pop()
-        except IndexError:  # a signal handler has submitted meanwhile
-            self.given = _Worker(self)
-        return self.given
-
-    def close(self) -> None:
-        """Close the workers that no thread will get."""
-        try:
-            while True:
-                self._spare.pop().finalize()
-        except IndexError:
-            pass
+        self.interactive = interactive
 
 
 class _Worker:
     """A worker's interpreter, and what the stdlib's thread does with it: the context of ``ThreadPoolExecutor``.
 
-    Whoever made it closes it, or gives it to a thread, which closes it at its end.
+    Of one thread, which makes, uses and closes it.
+
+    Args:
+        birth: What it is made by.
+        pool: A weak reference to the pool, which it must not keep.
 
     Raises:
         Refused: It cannot be made, or cannot become a worker. Nothing of it is left.
     """
 
-    def __init__(self, supply: _Supply) -> None:
+    def __init__(self, birth: _Birth, pool: Callable[[], InterpreterPool | None]) -> None:
         from concurrent import interpreters  # type: ignore[attr-defined, unused-ignore]
 
         try:
             self._interpreter = interpreters.create()
         except Exception as error:
             raise Refused("start", error) from None
-        why: str | None = "it was interrupted"
+        why: str | None
         try:
-            self._interpreter.prepare_main(path=tuple(each for each in sys.path if isinstance(each, str)))
+            self._interpreter.prepare_main(path=birth.paths)
             self._interpreter.exec(_FIND)
-            why = self._interpreter.call(begin, supply.prepared, supply.extensions)
-        except interpreters.InterpreterError as error:
-            why = str(error)
-        finally:
-            if why is not None:
-                self._interpreter.close()
+            why = self._interpreter.call(begin, birth.prepared, birth.extensions, birth.tracker, birth.interactive)
+        except Exception as error:
+            why = str(error.args[0]) if error.args else type(error).__name__
         if why is not None:
+            self._interpreter.close()
             raise Refused("bootstrap", interpreters.InterpreterError(why))
-        self._supply = supply
-        self._initialized = supply.initializer is None
+        self._birth = birth
+        self._pool = pool
+        self._initialized = birth.initializer is None
 
     def initialize(self) -> None:
-        """Do nothing: the user's initializer comes with the first task of the user's."""
+        """Do nothing: the user's initializer comes with the first task."""
 
-    def run(self, payload: bytes | BaseException | None) -> Any:
-        """Run a task, or only start, by ``None``."""
-        if payload is None:
-            return None
+    def run(self, payload: bytes | BaseException) -> Any:
         self._ensure_initialized()
         failed: BaseException
         if isinstance(payload, BaseException):
@@ -168,19 +150,20 @@ class _Worker:
         self._interpreter.close()
 
     def _ensure_initialized(self) -> None:
-        if self._initialized:
-            return
-        self._initialized = True
-        raised = self._interpreter.call(initialize, self._supply.initializer)
-        if raised is None:
-            return
-        packed, text = _loads(raised)
+        if not self._initialized:
+            self._initialized = True
+            if (raised := self._interpreter.call(initialize, self._birth.initializer)) is not None:
+                raise BrokenProcessPool(self._break(*_loads(raised)))
+
+    def _break(self, packed: bytes, text: str) -> str:
+        """Break the pool, whose initializer has failed; return why."""
         error = unpack(packed, text, BrokenProcessPool)
         LOGGER.critical("Exception in initializer:", exc_info=error)
-        pool = self._supply.pool()
-        if pool is not None:
-            pool._initializer_failed()
-        raise BrokenProcessPool("the initializer failed, the pool is not usable anymore")
+        said = "".join(traceback.format_exception_only(error)).strip()
+        why = f"the initializer failed ({said}), the pool is not usable anymore"
+        if (pool := self._pool()) is not None:
+            pool._unirun_break(why)
+        return why
 
 
 class InterpreterPool(GuardedThreadPool):
@@ -188,18 +171,15 @@ class InterpreterPool(GuardedThreadPool):
 
     BROKEN = BrokenProcessPool  # it serves where processes are asked for
 
-    def __init__(self, workers: int, supply: _Supply) -> None:
-        self._unirun_supply = supply
-        supply.pool = weakref.ref(self)
-        # Guards that a submit for which a worker is made is the one that gets it. Reentrant: a signal handler submits.
-        self._unirun_submitting = threading.RLock()
-        context: Any = {"supply": supply}  # for what is below, from 3.14 on
-        super().__init__(workers, "unirun-interpreter", **context)
+    def __init__(self, workers: int, birth: _Birth, by_value: bool) -> None:
+        super().__init__(workers, "unirun-interpreter")
+        self._unirun_birth = birth
+        self._unirun_by_value = by_value
 
     @classmethod
-    def prepare_context(cls, initializer: object, initargs: object, *, supply: _Supply) -> tuple[Any, Any]:
-        """Return what makes a thread's worker, and what makes a task of a submitted function: as the stdlib asks."""
-        return supply.take, _payload
+    def prepare_context(cls, initializer: object, initargs: object) -> tuple[Any, Any]:
+        """Return what makes the context of a thread, and a task of what was submitted: as the stdlib asks for these."""
+        return None, _payload  # the first is not asked for: see ``_adjust_thread_count``
 
     @property
     def short(self) -> Failure | None:
@@ -216,70 +196,98 @@ class InterpreterPool(GuardedThreadPool):
         return thread in self._threads
 
     def open(self) -> None:
-        """Start the first worker.
+        """Start the first worker, and wait until it is ready, or for so long that it counts as ready.
 
         Raises:
             Refused: It cannot be started.
         """
-        self._unirun_supply.make()
-        self._unirun_start(_in_worker, (None,), {})
+        ready: Future[None] = Future()
+        with self._shutdown_lock:
+            self._unirun_hire(ready)
+        try:
+            ready.result(PATIENCE)
+        except TimeoutError:
+            pass
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        payload = pickled_call((fn, args, kwargs), by_value=False)
-        with self._unirun_submitting:
-            if self._unirun_needs_worker():
-                # Before the call: the stdlib would make it with a lock held that is that of all thread pools.
-                try:
-                    self._unirun_supply.make()
-                except Refused as refused:
-                    self._unirun_fewer(failure("interpreters", refused.stage, refused.error))
-            try:
-                return super().submit(_in_worker, payload)
-            finally:
-                if self._shutdown:  # by another thread, meanwhile
-                    self._unirun_supply.close()
+        return super().submit(_in_worker, self._unirun_pickled((fn, args, kwargs)))
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._unirun_supply.close()
+    def _unirun_pickled(self, call: tuple[Any, ...]) -> bytes | BaseException:
+        payload = pickled_call(call, self._unirun_by_value)
+        if self._unirun_birth.interactive and isinstance(payload, bytes) and b"__main__" in payload:
+            from unirun.backends.pipes.by_value import by_value
+
+            if (kind := by_value()) is not None:
+                return dumps_by(kind, call)
+        return payload
 
     def _adjust_thread_count(self) -> None:
-        before = len(self._threads)
+        """Start a worker for the task that was just submitted, if none is idle. The stdlib's lock is held."""
+        if self._idle_semaphore.acquire(blocking=False) or len(self._threads) >= self._max_workers:
+            return
         try:
-            super()._adjust_thread_count()
-        finally:
-            given, self._unirun_supply.given = self._unirun_supply.given, None
-            if given is not None and len(self._threads) == before:
-                given.finalize()  # there is no thread that would
-        if self._unirun_short is not None:
-            self._unirun_fewer(self._unirun_short)
+            self._unirun_hire(Future())
+        except Refused as refused:
+            self._unirun_fewer(refused)
+
+    def _unirun_hire(self, ready: Future[None]) -> None:
+        """Start a worker's thread. The stdlib's lock is held."""
+        queue: Any = self._work_queue
+        threads: Any = self._threads
+        reference = weakref.ref(self, lambda _: queue.put(None))  # as the stdlib does: its threads look who asks
+        name = f"{self._thread_name_prefix}_{len(self._threads)}"
+        thread = threading.Thread(name=name, target=_serve, args=(reference, self._unirun_birth, queue, ready))
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not is_refusal("start", error):
+                raise
+            raise Refused("start", error) from None
+        threads.add(thread)
+        _stdlib._threads_queues[thread] = queue
+
+    def _unirun_fewer(self, why: Refused) -> None:
+        """Do with the workers that there are: to try again takes long, and would be done with each task."""
+        self._unirun_short = failure("interpreters", why.stage, why.error)
+        self._max_workers = max(1, len(self._threads))
+
+    def _unirun_left(self, why: Refused) -> None:
+        """Take note that the calling thread has not become a worker."""
+        threads: Any = self._threads
+        with self._shutdown_lock:
+            threads.discard(threading.current_thread())
+            self._unirun_fewer(why)
+            none = not threads
+        if none:  # the only one, for which nobody waits any more
+            self._unirun_break(f"no worker could be started: {why.error}")
 
     def _unirun_error(self, why: str) -> BrokenExecutor:
         return BrokenProcessPool(why)
 
-    def _unirun_fewer(self, why: Failure) -> None:
-        """Do with the workers that there are: to try again takes long, and would be done with each task."""
-        self._unirun_short = why
-        self._max_workers = len(self._threads)
 
-    def _unirun_needs_worker(self) -> bool:
-        """Tell whether the next task is to have a new worker, and there is none for it."""
-        if self._unirun_supply or self._shutdown or self._broken or len(self._threads) >= self._max_workers:
-            return False
-        if idle := self._idle_semaphore.acquire(blocking=False):
-            self._idle_semaphore.release()
-        return not idle
+def _serve(reference: Any, birth: _Birth, queue: Any, ready: Future[None]) -> None:
+    """Be a worker: what its thread runs."""
+    try:
+        worker = _Worker(birth, reference)
+    except BaseException as error:
+        refused = error if isinstance(error, Refused) else Refused("start", error)
+        if (pool := reference()) is not None:
+            pool._unirun_left(refused)
+        del pool
+        ready.set_exception(refused)
+        return
+    ready.set_result(None)
+    del ready
+    _stdlib._worker(reference, worker, queue)
 
 
-def open_interpreters(
-    workers: int, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
-) -> InterpreterPool:
+def open_interpreters(workers: int, semantics: Semantics, interactive: bool) -> InterpreterPool:
     """Return a pool of which one worker is ready.
 
     Args:
         workers: How many workers at most.
-        initializer: Called in each worker before its first task.
-        initargs: Its arguments.
+        semantics: What the pool owes the request.
+        interactive: Workers cannot import the main module; what refers to it goes by value, if it can.
 
     Raises:
         Refused: No worker can be started, or the first one cannot become one. Nothing of it is left.
@@ -289,7 +297,8 @@ def open_interpreters(
         import multiprocessing.spawn  # noqa: F401
     except ImportError as error:
         raise Refused("import", error) from None
-    pool = InterpreterPool(workers, _Supply(initializer, initargs))
+    by_value = semantics.by_value or interactive
+    pool = InterpreterPool(workers, _Birth(semantics, interactive), by_value)
     try:
         pool.open()
     except BaseException:
@@ -299,15 +308,15 @@ def open_interpreters(
 
 
 def _extensions() -> tuple[str, ...]:
-    """Return the names of the extension modules that the program has loaded, and that are not Python's own."""
-    specs: list[Any] = [
-        vars(each).get("__spec__") for each in list(sys.modules.values()) if isinstance(each, ModuleType)
-    ]
-    names = [each.name for each in specs if isinstance(getattr(each, "loader", None), ExtensionFileLoader)]
-    return tuple(name for name in names if name.partition(".")[0] not in sys.stdlib_module_names)
+    """Return the names of the extension modules that the program has loaded."""
+    # Without asking the modules themselves: one that is lazy would be loaded by that.
+    modules = [each for each in list(sys.modules.values()) if isinstance(each, ModuleType)]
+    specs = [object.__getattribute__(each, "__dict__").get("__spec__") for each in modules]
+    known = [each for each in specs if isinstance(each, ModuleSpec) and isinstance(each.loader, ExtensionFileLoader)]
+    return tuple(each.name for each in known if each.name != _PROMPT)
 
 
-def _in_worker(payload: bytes | BaseException | None) -> Any:
+def _in_worker(payload: bytes | BaseException) -> Any:
     """Stand for ``_Worker.run``, by which the stdlib's thread replaces every function."""
 
 

@@ -7,9 +7,12 @@ Guarantees:
 
 from __future__ import annotations
 
+import io
 import pickle
+import sys
 from _contextvars import Context
 
+from unirun import pickling
 from unirun.backends import turns
 from unirun.backends.raised import pack, words
 from unirun.pickling import dumps
@@ -24,31 +27,47 @@ __all__ = ["begin", "initialize", "run"]
 _context: Final = Context()  # each call from outside comes with a new one
 
 
-def begin(prepared: bytes, extensions: tuple[str, ...]) -> str | None:
+def begin(prepared: bytes, extensions: tuple[str, ...], tracker: int | None, by_value: bool) -> str | None:
     """Become a worker.
 
     Args:
         prepared: What ``multiprocessing.spawn`` prepares a worker by.
         extensions: Modules that have to be found here.
+        tracker: The descriptor of the program's resource tracker, if that runs.
+        by_value: Results and exceptions, too, go by value where they cannot go by name.
 
     Returns:
         Why this cannot be a worker, or ``None``.
     """
-    from importlib import import_module
-    from multiprocessing import process, spawn
-
-    turns.single()
-    me: Any = process.current_process()
-    me._inheriting = True  # a main module without a guard must not start workers of its own: see `BootstrapError`
     try:
-        spawn.prepare(pickle.loads(prepared))
-        for name in extensions:
-            import_module(name)
+        from multiprocessing import process, resource_tracker
+
+        turns.single()
+        sys.stdin = io.StringIO()  # what the program would read must not be in a buffer of this one's
+        helper: Any = resource_tracker
+        helper._resource_tracker._fd = tracker  # as a worker process does
+        if by_value:
+            from unirun.backends.pipes.by_value import by_value as find
+
+            pickling.by_value = find
+        me: Any = process.current_process()
+        me._inheriting = True  # a main module without a guard must not start workers of its own: see `BootstrapError`
+        try:
+            _prepare(prepared, extensions)
+        finally:
+            del me._inheriting
     except BaseException as error:
         return _why(error)
-    finally:
-        del me._inheriting
     return None
+
+
+def _prepare(prepared: bytes, extensions: tuple[str, ...]) -> None:
+    from importlib import import_module
+    from multiprocessing import spawn
+
+    spawn.prepare(pickle.loads(prepared))
+    for name in extensions:
+        import_module(name)
 
 
 def _why(error: BaseException) -> str:
