@@ -71,7 +71,7 @@ class _Birth:
             prepared: Any = spawn.get_preparation_data("unirun worker")
             given = semantics.initializer, semantics.initargs
             # Each worker loads it.
-            self.initializer = None if semantics.initializer is None else dumper(lasting=True)(given)
+            self.initializer: bytes | None = None if semantics.initializer is None else dumper(lasting=True)(given)
         except Exception as error:  # the former looks at the main module, and at the current directory
             raise Refused("start", error) from None
         prepared["authkey"] = bytes(prepared["authkey"])  # for connections to managers
@@ -81,13 +81,15 @@ class _Birth:
         try:
             # Else each interpreter has one of its own, which takes its shared memory away as it ends.
             used = "multiprocessing.shared_memory" in sys.modules
-            self.tracker = tracker.getfd() if used else tracker._resource_tracker._fd
+            self.tracker: int | None = tracker.getfd() if used else tracker._resource_tracker._fd
         except OSError:  # there can be no process, and then a task that needs it is told
             self.tracker = None
-        self.paths = tuple(paths)  # none of a class of the program's, which would have to be found first
-        self.prepared = dumps(prepared)
-        self.extensions = _extensions()
-        self.interactive = interactive
+        self.paths: tuple[str, ...] = tuple(
+            paths
+        )  # none of a class of the program's, which would have to be found first
+        self.prepared: bytes = dumps(prepared)
+        self.extensions: tuple[str, ...] = _extensions()
+        self.interactive: bool = interactive
 
 
 class _Worker:
