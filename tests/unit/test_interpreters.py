@@ -244,6 +244,25 @@ def test_a_main_module_that_workers_cannot_import(on_host: OnHost, tmp_path: Pat
 
 
 @needed
+def test_what_cannot_go_by_value_is_its_future_s_error(on_host: OnHost, tmp_path: Path) -> None:
+    program = """
+import threading
+from unirun import Run
+
+lock = threading.Lock()
+
+def locked(number):
+    with lock:
+        return number
+
+with Run(flavor="interpreters") as executor:
+    future = executor.submit(locked, 3)
+    print(type(future.exception()).__name__, executor.submit(abs, -3).result(), executor.decision.backend)
+"""
+    assert perform(on_host, "healthy", tmp_path, program, file=False) == ["TypeError 3 interpreters"]
+
+
+@needed
 def test_half_a_start(on_host: OnHost, tmp_path: Path) -> None:
     """The second thread is refused: one worker serves, and the decision says so."""
     guarded = PROGRAM + '\nif __name__ == "__main__":\n    main()\n'

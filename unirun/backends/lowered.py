@@ -215,29 +215,37 @@ def _initialization(semantics: Semantics) -> Callable[[], Any]:
     return lambda: given
 
 
-def pickled_call(call: tuple[Any, ...], by_value: bool) -> bytes | BaseException:
+def pickled_call(call: tuple[Any, ...], by_value: bool, main_by_value: bool = False) -> bytes | BaseException:
     """Pickle a function with its arguments; return the error of what cannot be, as its future is to have it.
 
     Args:
         call: The function, its arguments and its keyword arguments.
         by_value: What cannot be pickled by name may be by value, if that is installed.
+        main_by_value: And so may what refers to ``__main__``.
     """
     try:
-        return _dumps_by_value(call) if by_value else dumps(call)
+        return _dumps_by_value(call, main_by_value) if by_value else dumps(call)
     except Exception as error:
         set_cause(error, "".join(traceback.format_exception(error)))
         return error.with_traceback(None)
 
 
-def _dumps_by_value(call: tuple[Any, ...]) -> bytes:
+def _dumps_by_value(call: tuple[Any, ...], main_by_value: bool) -> bytes:
     try:
-        return dumps(call)
+        pickled = dumps(call)
+        if not (main_by_value and b"__main__" in pickled):
+            return pickled
     except Exception as error:
-        from unirun.backends.pipes.by_value import by_value
-
-        if not cannot(error) or (kind := by_value()) is None:
+        if not cannot(error) or (kind := _by_value()) is None:
             raise
         return dumps_by(kind, call)
+    return pickled if (kind := _by_value()) is None else dumps_by(kind, call)
+
+
+def _by_value() -> Any:
+    from unirun.backends.pipes.by_value import by_value  # only where it is needed
+
+    return by_value()
 
 
 def loads(pickled: bytes) -> Any:

@@ -32,7 +32,7 @@ from unirun.backends.processes import BrokenProcessPool
 from unirun.backends.raised import unpack, words
 from unirun.backends.ready import PATIENCE
 from unirun.backends.threads import GuardedThreadPool
-from unirun.pickling import dumper, dumps, dumps_by
+from unirun.pickling import dumper, dumps
 from unirun.refusal import Refused, failure, is_refusal
 
 TYPE_CHECKING = False
@@ -75,6 +75,7 @@ class _Birth:
         except Exception as error:  # the former looks at the main module, and at the current directory
             raise Refused("start", error) from None
         prepared["authkey"] = bytes(prepared["authkey"])  # for connections to managers
+        # None of a class of the program's, which would have to be found first.
         prepared["sys_path"] = paths = [str.__str__(each) for each in prepared["sys_path"] if isinstance(each, str)]
         del prepared["dir"]  # it is this process
         tracker: Any = resource_tracker
@@ -84,9 +85,7 @@ class _Birth:
             self.tracker: int | None = tracker.getfd() if used else tracker._resource_tracker._fd
         except OSError:  # there can be no process, and then a task that needs it is told
             self.tracker = None
-        self.paths: tuple[str, ...] = tuple(
-            paths
-        )  # none of a class of the program's, which would have to be found first
+        self.paths: tuple[str, ...] = tuple(paths)
         self.prepared: bytes = dumps(prepared)
         self.extensions: tuple[str, ...] = _extensions()
         self.interactive: bool = interactive
@@ -212,16 +211,9 @@ class InterpreterPool(GuardedThreadPool):
             pass
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(_in_worker, self._unirun_pickled((fn, args, kwargs)))
-
-    def _unirun_pickled(self, call: tuple[Any, ...]) -> bytes | BaseException:
-        payload = pickled_call(call, self._unirun_by_value)
-        if self._unirun_birth.interactive and isinstance(payload, bytes) and b"__main__" in payload:
-            from unirun.backends.pipes.by_value import by_value
-
-            if (kind := by_value()) is not None:
-                return dumps_by(kind, call)
-        return payload
+        return super().submit(
+            _in_worker, pickled_call((fn, args, kwargs), self._unirun_by_value, self._unirun_birth.interactive)
+        )
 
     def _adjust_thread_count(self) -> None:
         """Start a worker for the task that was just submitted, if none is idle. The stdlib's lock is held."""
