@@ -65,7 +65,7 @@ class _Birth:
     """
 
     def __init__(self, semantics: Semantics, interactive: bool) -> None:
-        from multiprocessing import resource_tracker, spawn
+        from multiprocessing import spawn
 
         try:
             prepared: Any = spawn.get_preparation_data("unirun worker")
@@ -78,13 +78,15 @@ class _Birth:
         # None of a class of the program's, which would have to be found first.
         prepared["sys_path"] = paths = [str.__str__(each) for each in prepared["sys_path"] if isinstance(each, str)]
         del prepared["dir"]  # it is this process
-        tracker: Any = resource_tracker
-        try:
-            # Else each interpreter has one of its own, which takes its shared memory away as it ends.
+        # Else each interpreter has one of its own, which takes its shared memory away as it ends.
+        tracker: Any = sys.modules.get("multiprocessing.resource_tracker")  # some Pythons lack what it is made of
+        self.tracker: int | None = None
+        if tracker is not None:
             used = "multiprocessing.shared_memory" in sys.modules
-            self.tracker: int | None = tracker.getfd() if used else tracker._resource_tracker._fd
-        except OSError:  # there can be no process, and then a task that needs it is told
-            self.tracker = None
+            try:
+                self.tracker = tracker.getfd() if used else tracker._resource_tracker._fd
+            except OSError:
+                pass  # there can be no process, and then a task that needs it is told
         self.paths: tuple[str, ...] = tuple(paths)
         self.prepared: bytes = dumps(prepared)
         self.extensions: tuple[str, ...] = _extensions()

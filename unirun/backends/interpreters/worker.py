@@ -40,12 +40,15 @@ def begin(prepared: bytes, extensions: tuple[str, ...], tracker: int | None, by_
         Why this cannot be a worker, or ``None``.
     """
     try:
-        from multiprocessing import process, resource_tracker
+        from multiprocessing import process
 
         turns.single()
         sys.stdin = io.StringIO()  # what the program would read must not be in a buffer of this one's
-        helper: Any = resource_tracker
-        helper._resource_tracker._fd = tracker  # as a worker process does
+        if tracker is not None:
+            from multiprocessing import resource_tracker
+
+            helper: Any = resource_tracker
+            helper._resource_tracker._fd = tracker  # as a worker process does
         if by_value:
             from unirun.backends.pipes.by_value import by_value as find
 
