@@ -275,7 +275,7 @@ def starts_slowly(pool: Executor) -> bool:
     if not isinstance(pool, ManagedExecutor) or pool._unirun_proven or pool._unirun_lower is not None:
         return False
     decision = pool.decision
-    return decision.start_method not in (None, "fork")
+    return decision.backend == "interpreters" or decision.start_method not in (None, "fork")
 
 
 def depends_on_task(pool: Executor) -> bool:

@@ -1,5 +1,6 @@
 """Interpreters as workers: when they cannot serve, what they are, and that nothing of them is left."""
 
+import asyncio
 import gc
 import importlib
 import importlib.util
@@ -94,6 +95,28 @@ def test_workers_are_made_when_they_are_needed() -> None:
         assert len(workers()) == 1
         wait([executor.submit(time.sleep, 0.1) for _ in range(10)])
         assert len(workers()) == 3
+
+
+@needed
+def test_the_first_one_is_started_beside_the_event_loop() -> None:
+    """It takes as long as a spawned process does, and the loop goes on meanwhile."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def compute() -> int:
+        ticking = asyncio.create_task(tick())
+        async with scope(max_workers=1) as executor:
+            assert executor.decision.settled, "it would start in `submit`"
+            assert ticks > 1
+            ticking.cancel()
+            return await asyncio.get_running_loop().run_in_executor(executor, square, 3)
+
+    assert asyncio.run(compute()) == 9
 
 
 @needed
